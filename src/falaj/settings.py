@@ -1,7 +1,7 @@
 """Typed settings of a Falaj process, read once, by ``app`` and ``cli`` alone; everything else receives values.
 
-Order, first wins: command-line flags, environment (``FALAJ_PORT``), ``falaj.toml`` in the current folder, ``falaj.toml``
-in ``FALAJ_HOME``, defaults.
+Order, first wins: command-line flags, environment (``FALAJ_PORT``), ``falaj.toml`` in the current folder,
+``falaj.toml`` in ``FALAJ_HOME``, defaults.
 """
 
 from __future__ import annotations

@@ -252,7 +252,8 @@ class Chunk:
     """A piece of a document as it is indexed.
 
     ``text`` is exactly ``document_text[start:end]`` (characters, Python indexing). ``terms`` is what full text
-    searches: the text after the normalisation of its language. ``heading`` is the path of headings above it, joined by `` › ``.
+    searches: the text after the normalisation of its language. ``heading`` is the path of headings
+    above it, joined by `` › ``.
     """
 
     document: str
