@@ -33,7 +33,7 @@ LINE_CHARACTERS_MAX: Final = 16_384
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _SECRET_NAME = re.compile(r"(?i)authorization|password|secret|credential|api_?key|private")
 _SECRET_TEXT = re.compile(r"(flj_[0-9A-Za-z]+_)[0-9A-Za-z_-]+|(?i:(bearer\s+))[\w.~+/=-]{8,}")
-_REQUEST_ID = re.compile(r"^[\w.:-]{1,64}$")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _hidden: set[str] = set()
 
@@ -106,7 +106,7 @@ def configure_logging(level: str) -> None:
 
 def new_request_id(offered: str = "") -> str:
     """The id that the client offered, when it is harmless, or a new one."""
-    return offered if _REQUEST_ID.match(offered) else uuid4().hex
+    return offered if _REQUEST_ID.fullmatch(offered) else uuid4().hex
 
 
 class Metrics:

@@ -104,8 +104,6 @@ class OpenAI:
         model = body["model"]
         try:
             async with self._gateway.chat(call.principal, model, body) as reply:
-                if reply.status != 200:
-                    raise translate.upstream_error(reply.status, await _whole(reply.body))
                 if body.get("stream"):
                     await self._relay_stream(call, model, reply.body)
                 else:
@@ -114,6 +112,8 @@ class OpenAI:
                     await call.answer(200, content, b"application/json")
         except NotFound as error:
             raise self._not_found(call, model) from error
+        except Invalid as error:
+            raise translate.refused(error) from error
 
     async def _relay_stream(self, call: Call, model: str, pieces: AsyncIterator[bytes]) -> None:
         events = translate.Events(model)

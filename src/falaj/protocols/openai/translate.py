@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -37,7 +36,6 @@ _CODES: Final[dict[type[FalajError], str]] = {
     Transient: "service_unavailable",
     Terminal: "server_error",
 }
-_CONTEXT = re.compile(r"(?i)exceed_context_size|context (size|length|window)|too (large|long).*(context|tokens)")
 
 
 class ModelNotFound(NotFound):
@@ -123,24 +121,11 @@ def model_list(entries: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
-def upstream_error(status: int, content: bytes) -> FalajError:
-    """The error of a replica's refusal."""
-    message = _upstream_message(content)
-    if status in {400, 413} and _CONTEXT.search(content.decode("utf-8", "replace")):
-        return ContextLengthExceeded(message, hint="shorten the messages or ask for a shorter answer")
-    if 400 <= status < 500:
-        return Invalid(message or "the replica refused the request")
-    return Transient(message or "the replica failed", where="replica", hint="try again")
-
-
-def _upstream_message(content: bytes) -> str:
-    try:
-        fields = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return ""
-    inner = fields.get("error") if isinstance(fields, dict) else None
-    message = inner.get("message") if isinstance(inner, dict) else inner
-    return message[:1000] if isinstance(message, str) else ""
+def refused(error: Invalid) -> Invalid:
+    """A replica's refusal of what was checked here before: a prompt past the context has a code of its own."""
+    if error.where == "messages":
+        return ContextLengthExceeded(error.message, where=error.where, hint=error.hint)
+    return error
 
 
 def completion(content: bytes, model: str) -> tuple[bytes, dict[str, Any]]:
@@ -189,21 +174,20 @@ class Events:
             raise Transient("the replica sent an event without an end", where="replica")
 
     def _event(self, event: bytes) -> bytes:
-        data = event.removeprefix(b"data:").strip()
+        data = event.removeprefix(b"data:").removeprefix(b"error:").strip()
         if data == b"[DONE]":
             self.done = True
             return DONE
-        if not event.startswith(b"data:"):
-            if event.startswith(b"error:"):
-                raise upstream_error(500, event.removeprefix(b"error:").strip())
+        if not event.startswith((b"data:", b"error:")):
             return b""
         try:
             fields = orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise Transient("the replica sent an event that is not JSON", where="replica") from error
-        if "error" in fields:
-            code = fields["error"].get("code") if isinstance(fields["error"], dict) else None
-            raise upstream_error(code if isinstance(code, int) else 500, data)
+        if "choices" not in fields:
+            inner = fields.get("error", fields)
+            message = inner.get("message") if isinstance(inner, dict) else inner
+            raise Transient(f"the replica failed: {str(message)[:500]}", where="replica", hint="ask again")
         fields["model"] = self._model
         self.usage = fields.get("usage") or self.usage
         return b"data: " + orjson.dumps(fields) + b"\n\n"
@@ -227,7 +211,7 @@ def embeddings(vectors: Sequence[Sequence[float]], model: str, tokens: int, *, e
 def answer_extension(answer: Answer) -> dict[str, Any]:
     """What an agent's answer carries beyond its text."""
     fields = answer.as_dict()
-    return {name: fields[name] for name in ("citations", "refused", "site", "seconds")}
+    return {name: fields[name] for name in ("citations", "refused", "model", "site", "seconds")}
 
 
 def answer_completion(answer: Answer, model: str, identifier: str, created: int) -> dict[str, Any]:

@@ -267,7 +267,7 @@ class Rest:
             after=translate.number(query, "after", 0, 2**63 - 1),
             limit=translate.number(query, "limit", translate.LIMIT_DEFAULT, translate.LIMIT_MAX, minimum=1),
         )
-        await call.answer_json(200, {"items": [translate.event(event) for event in events]})
+        await call.answer_json(200, {"items": [event.as_dict() for event in events]})
 
     async def _catalogue(self, call: Call, names: dict[str, str]) -> None:
         del names

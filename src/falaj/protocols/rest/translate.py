@@ -11,13 +11,12 @@ from pydantic import BaseModel, ValidationError
 from falaj.errors import FalajError, Invalid, NotFound, nearest
 from falaj.region.admission import Outcome
 from falaj.region.resource import API_VERSION, Key, Kind, KindTable, Manifest, Resource, Scope, check_name
-from falaj.region.store import Event
 from falaj.services.models.kinds import ModelSpec
 from falaj.trust.identity import KeyInfo, Principal
 
 LIMIT_DEFAULT: Final = 200
 LIMIT_MAX: Final = 1000
-_MEDIA_TYPE: Final = re.compile(r"^[\w.+-]{1,64}/[\w.+-]{1,64}(; ?[\w.+-]{1,32}=[\w.+-]{1,64})?$", re.ASCII)
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(; ?[\w.+-]{1,32}=[\w.+-]{1,64})?", re.ASCII)
 
 Model = TypeVar("Model", bound=BaseModel)
 Query = dict[str, list[str]]
@@ -191,7 +190,7 @@ def event_key(query: Query, kinds: KindTable, project: str | None) -> Key | None
 
 def content_type(text: str) -> str:
     """The media type that a client gave its object, when it is one."""
-    return text if _MEDIA_TYPE.match(text) else "application/octet-stream"
+    return text if _MEDIA_TYPE.fullmatch(text) else "application/octet-stream"
 
 
 def catalogue(name: str, spec: ModelSpec, *, pulled: bool) -> dict[str, Any]:
@@ -215,18 +214,6 @@ def key_name(key: Key) -> dict[str, str]:
 def outcome(result: Outcome) -> dict[str, Any]:
     """What became of a manifest."""
     return {**key_name(result.key), "action": result.action, "generation": result.generation}
-
-
-def event(event: Event) -> dict[str, Any]:
-    """An event, flat."""
-    return {
-        "id": event.id,
-        "at": event.at,
-        **key_name(event.key),
-        "type": event.type,
-        "reason": event.reason,
-        "message": event.message,
-    }
 
 
 def key_info(info: KeyInfo) -> dict[str, Any]:

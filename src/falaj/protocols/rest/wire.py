@@ -156,6 +156,8 @@ class EventFields(BaseModel):
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+    count: int
+    """How many times in a row; ``at`` is the last time."""
 
 
 class EventList(BaseModel):
