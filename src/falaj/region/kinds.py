@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from falaj.region.resource import Kind, Scope, SpecModel, StatusModel
 
@@ -17,7 +17,7 @@ class SiteSpec(SpecModel):
     role: Literal["data", "witness"] = "data"
 
 
-class EngineStatus(StatusModel):
+class EngineStatus(BaseModel):
     """One process of a site, as its supervisor sees it."""
 
     name: str
