@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,12 +15,14 @@ from falaj.cli.client import segments
 from falaj.cli.options import DURATION
 from falaj.cli.session import Reference, Session, with_session
 from falaj.cli.waiting import READY, report, timed, wait_for
-from falaj.errors import Denied, Invalid, LimitExceeded, NotFound
+from falaj.errors import Denied, FalajError, Invalid, LimitExceeded, NotFound
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 FILES_MAX = 1000
-#: Together, the files of one call. The region has a limit of its own for a request (``request_bytes_max``).
-BYTES_MAX = 8 << 20
+_PLACE_IN_BODY = re.compile(r"\bbody:(\d+)(:\d+)?")
+
+Located = tuple[str, dict[str, Any]]
+"""A manifest, and where it was written: ``agents.yaml:14``."""
 
 FILES = click.option(
     "-f",
@@ -30,22 +34,22 @@ FILES = click.option(
 )
 
 
-def read_manifests(sources: Sequence[str], *, stdin: BinaryIO | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """Every manifest of the sources with the file it came from; folders are read in the order of their paths.
+def read_manifests(sources: Sequence[str], *, stdin: BinaryIO | None = None) -> list[Located]:
+    """Every manifest of the sources; folders are read in the order of their paths.
 
     Raises:
         NotFound: there is no such file. Denied: it may not be read. Invalid: it is not a manifest.
         LimitExceeded: too many files, or too large.
     """
-    from falaj.region.manifest import parse  # noqa: PLC0415 -- brings Pydantic, which `--help` must not cost
+    from falaj.region import manifest  # noqa: PLC0415 -- brings Pydantic, which `--help` must not cost
 
-    found: list[tuple[str, dict[str, Any]]] = []
-    left = BYTES_MAX
+    found: list[Located] = []
+    left = manifest.SIZE_BYTES_MAX
     for path in _paths(sources):
         text = _read(path, left, stdin)
         left -= len(text)
         where = "stdin" if path is None else str(path)
-        found += [(where, dict(manifest)) for manifest in parse(text, where=where)]
+        found += [(getattr(given, "where", where), dict(given)) for given in manifest.parse(text, where=where)]
     if not found:
         raise Invalid("there is no manifest in what was given", where=", ".join(sources), hint="see examples/")
     return found
@@ -86,19 +90,21 @@ def _read(path: Path | None, bytes_max: int, stdin: BinaryIO | None) -> bytes:
         raise Invalid(f"{path} cannot be read: {error.strerror}", where="-f") from error
     if len(content) > bytes_max:
         raise LimitExceeded(
-            f"the manifests are larger than {BYTES_MAX} bytes", where=str(path or "stdin"), hint="apply them in parts"
+            "the manifests together are larger than the 1 MiB that a region takes at once",
+            where=str(path or "stdin"),
+            hint="apply them in several parts",
         )
     return content
 
 
-def with_project(session: Session, manifests: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+def with_project(session: Session, manifests: Sequence[Located]) -> list[Located]:
     """The manifests with ``-p`` filled in where they name no project.
 
     Raises:
         Invalid: a manifest names another project than ``-p``.
     """
     if session.project is None:
-        return [manifest for _, manifest in manifests]
+        return list(manifests)
     of_project = {kind.name for kind in session.kinds.values() if kind.of_project}
     filled = []
     for where, given in manifests:
@@ -113,17 +119,36 @@ def with_project(session: Session, manifests: Sequence[tuple[str, dict[str, Any]
                     hint="leave one of them out",
                 )
             manifest = {**given, "metadata": {**metadata, "project": own}}
-        filled.append(manifest)
+        filled.append((where, manifest))
     return filled
 
 
-def declare(session: Session, manifests: Sequence[dict[str, Any]], *, dry_run: bool = False) -> list[dict[str, Any]]:
-    """Declare the manifests, all or none; the outcomes in their order. Declaring twice changes nothing, so it may be
-    repeated when the answer was lost."""
+def declare(session: Session, manifests: Sequence[Located], *, dry_run: bool = False) -> list[dict[str, Any]]:
+    """Declare the manifests, all or none; the outcomes in their order.
+
+    Each is sent as a document of one line, so that an error about line 3 of the body can be told about the file that the
+    third manifest was written in. Declaring twice changes nothing: the call is repeated when its answer was lost.
+    """
+    body = "".join(f"--- {json.dumps(manifest)}\n" for _, manifest in manifests).encode()
     query = {"dry_run": "true"} if dry_run else {}
-    answer = session.client.post(segments("apply"), list(manifests), query, repeatable=True)
+    try:
+        answer = session.client.post(segments("apply"), body, query, content_type="application/yaml", repeatable=True)
+    except FalajError as error:
+        places = [where for where, _ in manifests]
+        error.where, error.message = _in_files(error.where, places), _in_files(error.message, places)
+        raise
     results: list[dict[str, Any]] = answer["results"]
     return results
+
+
+def _in_files(text: str, places: Sequence[str]) -> str:
+    """``text`` with each place in the body replaced by the place that the person wrote."""
+
+    def place(match: re.Match[str]) -> str:
+        line = int(match[1])
+        return places[line - 1] if 0 < line <= len(places) else match[0]
+
+    return _PLACE_IN_BODY.sub(place, text)
 
 
 def named(session: Session, row: dict[str, Any]) -> Reference:

@@ -1,4 +1,8 @@
-"""``falaj ask``: a question to an agent, and its answer with citations."""
+"""``falaj ask``: a question to an agent, and its answer with citations.
+
+On a terminal the answer is shown while it is written (OpenAI's wire, on which an agent is the model ``agent/NAME``);
+otherwise, and with ``--json``, it is printed whole.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ import click
 from falaj.cli.client import segments
 from falaj.cli.completion import AGENT
 from falaj.cli.options import DURATION
-from falaj.cli.output import Output
+from falaj.cli.output import Output, RunningText
 from falaj.cli.session import Session, with_session
 from falaj.cli.text import duration
+from falaj.errors import Transient
 
 _QUOTE_CHARACTERS_MAX = 240
 #: What a script may rely on; the wire may carry more.
@@ -26,25 +31,53 @@ FIELDS = ("answer", "citations", "refused", "model", "site", "usage", "seconds")
 @with_session
 def ask(session: Session, agent: str, question: str, timeout: float) -> None:
     """Ask an agent; it answers from its documents and cites them, or says that they do not tell."""
+    out = session.out
     project = session.owner(session.kind("Agent"), agent)
-    path = segments("projects", project, "agents", agent, "ask")
-    with session.out.notes.status(f"{agent} is reading …"):
+    if out.results.is_terminal and not out.as_json:
+        show_evidence(out, _streamed(session, project, agent, question, seconds_max=timeout))
+        return
+    with out.notes.status(f"{agent} is reading …"):
+        path = segments("projects", project, "agents", agent, "ask")
         answer = session.client.post(path, {"question": question}, seconds_max=timeout)
-    if session.out.as_json:
-        session.out.document({field: answer[field] for field in FIELDS})
+    if out.as_json:
+        out.document({field: answer[field] for field in FIELDS})
     else:
-        show(session.out, answer)
+        out.text(answer["answer"].strip())
+        show_evidence(out, answer)
 
 
-def show(out: Output, answer: Mapping[str, Any]) -> None:
-    """Print an answer for people: the text, the numbered citations, and what it cost."""
-    out.text(answer["answer"].strip())
+def _streamed(session: Session, project: str, agent: str, question: str, *, seconds_max: float) -> dict[str, Any]:
+    """Print the answer's text as it comes; returns the rest of the answer."""
+    body = {
+        "model": f"agent/{agent}",
+        "messages": [{"role": "user", "content": question}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    answer: dict[str, Any] = {}
+    spinner = session.out.notes.status(f"{agent} is reading …")
+    with spinner, RunningText(session.out) as running:
+        headers = {"Falaj-Project": project}
+        for event in session.client.events("/v1/chat/completions", body, headers=headers, seconds_max=seconds_max):
+            text = "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
+            if text:
+                spinner.stop()
+                running.write(text)
+            answer |= event.get("falaj") or {}
+            answer["usage"] = event.get("usage") or answer.get("usage") or {}
+    if "citations" not in answer:
+        raise Transient("the answer ended without its citations", where=agent, hint="ask again")
+    return answer
+
+
+def show_evidence(out: Output, answer: Mapping[str, Any]) -> None:
+    """Print what an answer rests on: the numbered citations, and what it cost."""
     if answer["citations"]:
         out.text("")
     for number, citation in enumerate(answer["citations"], start=1):
         place = " › ".join(part for part in (citation["document"], citation["heading"]) if part)
-        out.text(f"[{number}] {out.shown(place)}", style="bold")
-        out.text("    " + out.shown(_short(citation["quote"])), style="dim")
+        out.text(f"[{number}] {place}", style="bold")
+        out.text(f"    {_short(citation['quote'])}", style="dim")
     usage = answer["usage"]
     tokens = f"{usage.get('prompt_tokens', 0)} + {usage.get('completion_tokens', 0)} tokens"
     out.text(f"\n{answer['model']} · {answer['site']} · {tokens} · {duration(answer['seconds'])}", style="dim")

@@ -99,12 +99,13 @@ class Client:
         body: Any,
         query: Query | None = None,
         *,
+        content_type: str = "application/json",
         seconds_max: float = CALL_SECONDS_MAX,
         repeatable: bool = False,
     ) -> Any:
-        """Send a JSON document. ``repeatable`` says that sending it twice does what sending it once does."""
-        content = json.dumps(body, ensure_ascii=False).encode()
-        headers = {"Content-Type": "application/json"}
+        """Send bytes, or anything else as JSON. ``repeatable``: sending it twice does what sending it once does."""
+        content = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+        headers = {"Content-Type": content_type}
         return self._answer(_Call("POST", path, query, content, headers, repeatable, seconds_max))
 
     def put(self, path: str, content: bytes | BinaryIO, *, size_bytes: int, content_type: str) -> Any:
@@ -115,6 +116,32 @@ class Client:
     def delete(self, path: str) -> Any:
         """Delete what is at ``path``; the answer's document, or None."""
         return self._answer(_Call("DELETE", path, repeatable=True))
+
+    def events(
+        self, path: str, body: Any, *, headers: Mapping[str, str], seconds_max: float
+    ) -> Iterator[dict[str, Any]]:
+        """Send a JSON document; the events of the stream that answers (server-sent events that carry JSON).
+
+        Raises:
+            Transient: the stream broke off before its end.
+        """
+        content = json.dumps(body, ensure_ascii=False).encode()
+        call = _Call("POST", path, None, content, {"Content-Type": "application/json", **headers})
+        deadline = time.monotonic() + seconds_max
+        response = self._open(call, seconds_max)
+        try:
+            if response.status >= 400:
+                raise self._error(response, call, deadline)
+            for data in _event_data(self._pieces(response, deadline)):
+                if data == b"[DONE]":
+                    return
+                event = _document(data, self._where(call))
+                if "error" in event:
+                    raise _carried(event, Transient)
+                yield event
+        finally:
+            response.close()
+        raise Transient("the stream broke off before its end", where=self._where(call), hint="try again")
 
     @contextmanager
     def download(self, path: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
@@ -158,14 +185,7 @@ class Client:
             response.release_conn()
         finally:
             response.close()
-        if not body:
-            return None
-        try:
-            return json.loads(body)
-        except ValueError as error:
-            raise Invalid(
-                "the answer is not JSON", where=self._where(call), hint="does --url name a Falaj region?"
-            ) from error
+        return _document(body, self._where(call)) if body else None
 
     def _open(self, call: _Call, seconds_max: float) -> urllib3.BaseHTTPResponse:
         given = {name: value for name, value in (call.query or {}).items() if value not in (None, "", [])}
@@ -206,10 +226,8 @@ class Client:
         body = self._body(response, deadline)
         kind = _CLASS_OF_STATUS.get(response.status, FalajError)
         try:
-            fields = json.loads(body)["error"]
-            kind = _CLASSES.get(fields["code"], kind)
-            error = kind(str(fields["message"]), where=str(fields["where"] or ""), hint=str(fields["hint"] or ""))
-        except (ValueError, KeyError, TypeError):
+            error = _carried(json.loads(body), kind)
+        except (ValueError, KeyError, TypeError, AttributeError):
             error = kind(
                 f"the answer has status {response.status} and is not one of Falaj's errors",
                 where=self._where(call),
@@ -245,6 +263,36 @@ class Client:
 def segments(*parts: str) -> str:
     """A path under the API, each part escaped whole: ``segments("keys", "a/b")`` is ``/falaj/v1/keys/a%2Fb``."""
     return API + "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def _document(body: bytes, where: str) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise Invalid("the answer is not JSON", where=where, hint="does --url name a Falaj region?") from error
+
+
+def _carried(document: Any, kind: type[FalajError]) -> FalajError:
+    """The error in a document of the REST wire or of OpenAI's; ``kind`` when its code is none of the tree's."""
+    fields = document["error"]
+    where = fields.get("where") or fields.get("param") or ""
+    kind = _CLASSES.get(fields.get("code"), kind)
+    return kind(str(fields["message"]), where=str(where), hint=str(fields.get("hint") or ""))
+
+
+def _event_data(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The data of each server-sent event; events end at an empty line, wherever the pieces were cut."""
+    buffer = bytearray()
+    for piece in pieces:
+        buffer += piece.replace(b"\r", b"")
+        if len(buffer) > ANSWER_BYTES_MAX:
+            raise LimitExceeded(f"an event is larger than {ANSWER_BYTES_MAX} bytes")
+        *events, rest = bytes(buffer).split(b"\n\n")
+        buffer[:] = rest
+        for event in events:
+            lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+            if lines:
+                yield b"\n".join(lines)
 
 
 def _checked(url: str) -> str:

@@ -49,7 +49,7 @@ def list_models(session: Session) -> None:
                 row["task"],
                 size(row["size_bytes"]) if row["size_bytes"] else "bundled",
                 row["licence"],
-                " ".join(row["languages"]),
+                " ".join(row["languages"] or ()),
                 row["state"],
             )
             for row in rows
@@ -87,13 +87,13 @@ def pull(session: Session, name: str, timeout: float) -> None:
         session.client.get(reference.path)
     except NotFound:
         manifest = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}, "spec": {"catalogue": name}}
-        declare(session, [manifest])
+        declare(session, [(f"falaj models pull {name}", manifest)])
     (seen,), seconds = timed(lambda: wait_for(session, [reference], seconds_max=timeout))
     assert seen.resource is not None
     facts = _pulled(name, seen.resource, seconds)
     if session.out.as_json:
         session.out.document(facts)
-    elif facts["sha256"]:
+    elif facts["source"] != "bundled":
         session.out.text(
             f"{name}: {size(facts['size_bytes'])} from {facts['source']}, SHA-256 matched "
             f"({facts['sha256'][:12]}…), {duration(seconds)}"
@@ -103,12 +103,12 @@ def pull(session: Session, name: str, timeout: float) -> None:
 
 
 def _pulled(name: str, resource: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    spec, status = resource["spec"], resource["status"]
+    status = resource["status"]
     return {
         "name": name,
         "source": status.get("source", ""),
         "path": status.get("path", ""),
-        "size_bytes": status.get("bytes_total") or spec.get("size_bytes") or 0,
-        "sha256": spec.get("sha256") or "",
+        "size_bytes": status.get("bytes_total", 0),
+        "sha256": status.get("sha256", ""),
         "seconds": round(seconds, 3),
     }

@@ -18,7 +18,7 @@ from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from falaj.cli.text import isolated, plain
+from falaj.cli.text import ISOLATE, POP, isolated, plain
 
 #: A pipe has no width: what is written to one is never folded or cut.
 _PIPE_COLUMNS = 100_000
@@ -85,6 +85,50 @@ class Output:
     def shown(self, text: str) -> str:
         """Foreign text as it may stand among results: without controls, isolated on a terminal."""
         return isolated(plain(text)) if self.results.is_terminal else plain(text)
+
+
+class RunningText:
+    """Foreign text printed as it comes, each line of it in one bidi isolate on a terminal.
+
+    An isolate is opened where a line begins and closed where it ends: pieces isolated one by one would be put in a row
+    from left to right, which turns an Arabic sentence around.
+    """
+
+    def __init__(self, out: Output) -> None:
+        self._console = out.results
+        self._open = False
+
+    def __enter__(self) -> RunningText:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            self._end_line()
+
+    def write(self, text: str) -> None:
+        """Print more of the text."""
+        first, *others = plain(text).split("\n")
+        self._write(first)
+        for line in others:
+            self._end_line()
+            self._write(line)
+        self._console.file.flush()
+
+    def _write(self, text: str) -> None:
+        if text and not self._open:
+            self._open = True
+            self._put(ISOLATE)
+        self._console.file.write(text)
+
+    def _end_line(self) -> None:
+        if self._open:
+            self._put(POP)
+        self._open = False
+        self._console.file.write("\n")
+
+    def _put(self, control: str) -> None:
+        if self._console.is_terminal:
+            self._console.file.write(control)
 
 
 def _console(stream: TextIO) -> Console:

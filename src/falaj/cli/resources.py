@@ -219,10 +219,14 @@ def _declared(session: Session, sources: Sequence[str]) -> list[Reference]:
     if not sources:
         return []
     references = []
-    for manifest in with_project(session, read_manifests(sources)):
+    for where, manifest in with_project(session, read_manifests(sources)):
         kind = session.kind(str(manifest.get("kind", "")))
-        metadata = manifest.get("metadata", {})
-        references.append(Reference(kind, metadata.get("project", ""), metadata["name"]))
+        metadata = manifest.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        project = str(metadata.get("project", "")) if isinstance(metadata, dict) else ""
+        if not isinstance(name, str) or (kind.of_project and not project):
+            raise Invalid("the manifest does not say what it is about", where=where, hint="give name and project")
+        references.append(Reference(kind, project, name))
     return references[::-1]
 
 

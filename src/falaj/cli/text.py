@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from datetime import UTC, datetime
 
-_ISOLATE, _POP = "\u2068", "\u2069"
+ISOLATE, POP = "\u2068", "\u2069"
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 
@@ -25,7 +25,7 @@ def plain(text: str) -> str:
 def isolated(text: str) -> str:
     """``text`` with each line that holds right-to-left letters inside a first-strong isolate (Unicode UAX #9)."""
     return "\n".join(
-        f"{_ISOLATE}{line}{_POP}" if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in line) else line
+        f"{ISOLATE}{line}{POP}" if any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in line) else line
         for line in text.split("\n")
     )
 

@@ -19,7 +19,7 @@ from falaj.cli.options import DURATION
 from falaj.cli.output import Output
 from falaj.cli.session import Reference, Session, with_session
 from falaj.cli.text import duration, size
-from falaj.errors import NotFound, Transient
+from falaj.errors import NotFound, Terminal, Transient
 
 READY, DELETED = "Ready", "deleted"
 WAIT_SECONDS = 300.0
@@ -132,7 +132,7 @@ def wait_for(
     A region that does not answer for a while is waited for, like everything else.
 
     Raises:
-        NotFound: a resource that should become ready is not there.
+        NotFound: a resource that should become ready is not there. Terminal: it failed and will not be tried again.
         Transient: the time is over; the message lists what is missing and why.
     """
     started = time.monotonic()
@@ -150,15 +150,23 @@ def wait_for(
                 if not missing:
                     return seen
                 if goal != DELETED:
-                    _refuse_absent(missing)
+                    _refuse_hopeless(missing)
             if time.monotonic() - started + pause > seconds_max:
                 raise trouble or _too_late(missing, goal, seconds_max)
             time.sleep(pause)
             pause = min(pause * 1.3, _LOOK_SECONDS_MAX)
 
 
-def _refuse_absent(missing: Iterable[Seen]) -> None:
+def _refuse_hopeless(missing: Iterable[Seen]) -> None:
+    """End the wait for what will not come by itself."""
     for item in missing:
+        condition = item.condition()
+        if condition.get("reason") == Terminal.__name__:
+            raise Terminal(
+                condition.get("message") or "it failed for good",
+                where=str(item.reference),
+                hint="change what is wrong, or delete it and declare it again",
+            )
         if item.resource is None:
             raise NotFound(
                 f"there is no {item.reference}",

@@ -24,10 +24,13 @@ SYSTEM_PROJECT = "system"
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 NAME_RULE = "1 to 40 lowercase letters, digits and hyphens; it starts and ends with a letter or a digit"
-_NAME = re.compile(NAME_PATTERN)
+#: Kinds that say so (``Kind.dotted``) also take dots, as models have them: ``qwen2.5-coder-1.5b-instruct``.
+DOTTED_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,38}[a-z0-9])?$"
+_NAME, _DOTTED_NAME = re.compile(NAME_PATTERN), re.compile(DOTTED_NAME_PATTERN)
 
 #: A DNS label short enough that ``project.bucket`` still fits an S3 bucket name (3 to 63 characters).
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+DottedName = Annotated[str, StringConstraints(pattern=DOTTED_NAME_PATTERN)]
 
 
 class Scope(StrEnum):
@@ -123,7 +126,7 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name
+    name: DottedName
     project: Name | Literal[""] = ""
     labels: dict[str, Annotated[str, StringConstraints(max_length=128)]] = Field(default_factory=dict, max_length=32)
     generation: int = 0
@@ -146,6 +149,7 @@ class Kind:
         references: the resources that a spec names. What is referenced cannot be deleted while the reference stands,
             and its controller's news wakes the one that refers to it. Called with the resource's own key and its spec.
         short: further words the CLI accepts for it.
+        dotted: whether its names may hold dots.
     """
 
     name: str
@@ -156,6 +160,7 @@ class Kind:
     room: str
     references: Callable[[Key, Any], Iterable[Key]] = field(default=lambda key, spec: ())
     short: tuple[str, ...] = ()
+    dotted: bool = False
 
 
 @dataclass(slots=True)
@@ -212,13 +217,13 @@ class KindTable:
         return kind
 
 
-def check_name(name: str, *, where: str) -> str:
+def check_name(name: str, *, where: str, dotted: bool = False) -> str:
     """Return ``name`` when it follows the naming rule.
 
     Raises:
         Invalid: it does not; the message states the rule.
     """
-    if not _NAME.match(name):
+    if not (_DOTTED_NAME if dotted else _NAME).match(name):
         raise Invalid(f"{name[:80]!r} is not a name", where=where, hint=NAME_RULE)
     return name
 

@@ -13,7 +13,7 @@ from falaj.services.knowledge.kinds import endpoint_key
 class AgentSpec(SpecModel):
     """An agent that answers from knowledge bases, with citations, and says so when they do not hold the answer."""
 
-    endpoint: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+/)?[a-z0-9-]+$")]
+    endpoint: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+/)?[a-z0-9.-]+$")]
     """The chat endpoint: ``name`` in the same project, or ``project/name``."""
     knowledge: Annotated[list[Name], Field(min_length=1, max_length=8)]
     """Knowledge bases of the same project."""

@@ -23,7 +23,7 @@ class KnowledgeBaseSpec(SpecModel):
 
     sources: Annotated[list[BucketSource], Field(min_length=1, max_length=32)]
     languages: Annotated[list[Language], Field(min_length=1)] = ["ar", "en", "fr"]
-    embedding: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+/)?[a-z0-9-]+$")] = f"{SYSTEM_PROJECT}/e5"
+    embedding: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+/)?[a-z0-9.-]+$")] = f"{SYSTEM_PROJECT}/e5"
     """The embeddings endpoint: ``name`` in the same project, or ``project/name``."""
     chunk_characters_max: Annotated[int, Field(ge=200, le=4000)] = 700
     document_bytes_max: Annotated[int, Field(ge=1, le=1 << 30)] = 32 << 20
