@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from falaj.errors import Terminal
+
 # --- processes of a site -------------------------------------------------------------------------------------------
 
 
@@ -288,6 +290,10 @@ class Hit:
     score: float
 
 
+class IndexDamaged(Terminal):
+    """An index is missing where it must be, or can no longer be read. Deleting it and indexing again mends it."""
+
+
 class VectorIndex(Protocol):
     """Chunks of knowledge bases, searched by vector and by words. It can always be rebuilt from the documents."""
 
@@ -298,7 +304,12 @@ class VectorIndex(Protocol):
         """Make an empty index; an existing one with the same dimensions is left as it is."""
 
     async def replace_document(self, index: str, document: str, chunks: Sequence[Chunk]) -> None:
-        """Put ``chunks`` in the place of whatever the document had; none removes it. All or nothing."""
+        """Put ``chunks`` in the place of whatever the document had; none removes it. All or nothing.
+
+        Raises:
+            IndexDamaged: the index does not exist or cannot be read; searches and ``observe`` raise it when unreadable.
+            LimitExceeded: the disk is full. Transient: the store is away.
+        """
 
     async def search_vector(
         self, index: str, vector: Sequence[float], *, limit: int, language: str | None = None
