@@ -1,7 +1,8 @@
 """Postgres for the kernel: a pool that heals by itself, one translation of errors, notifications, migrations.
 
 No psycopg error leaves this module: what may work later becomes ``Transient``, a unique key that exists ``Conflict``,
-a full disk ``LimitExceeded``, text that Postgres cannot hold ``Invalid``; the rest is a defect and becomes ``Terminal``.
+a full disk ``LimitExceeded``, text that Postgres cannot hold ``Invalid``; the rest is a defect and becomes
+``Terminal``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import logging
 import re
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import resources
 from typing import Any, LiteralString, cast
@@ -96,7 +97,8 @@ class _CommitDoubt:
 class Database:
     """A bounded pool of connections to one Postgres.
 
-    Opening does not wait for Postgres to be there: a call does, for at most ``wait_seconds``, then raises ``Transient``.
+    Opening does not wait for Postgres to be there. A call does, for at most ``wait_seconds``; then it raises
+    ``Transient``.
 
     Args:
         conninfo: address, user, password and database, as a libpq connection string or URI.
@@ -168,7 +170,7 @@ class Database:
         async with self._connection() as connection:
             return (await connection.execute(statement, parameters)).rowcount
 
-    async def listen(self, *channels: str, beat_seconds: float | None = None) -> AsyncIterator[tuple[str, str]]:
+    async def listen(self, *channels: str, beat_seconds: float | None = None) -> AsyncGenerator[tuple[str, str], None]:
         """Notifications as ``(channel, payload)``, for ever: a lost connection is made again.
 
         Yields ``GAP`` whenever something may have been missed, the start included, once the channels are listened to:
@@ -296,5 +298,5 @@ def _migrations() -> dict[int, tuple[str, str, LiteralString]]:
         if match is None:
             continue
         text = file.read_text(encoding="utf-8")
-        found[int(match[1])] = (file.name, hashlib.sha256(text.encode()).hexdigest(), cast(LiteralString, text))
+        found[int(match[1])] = (file.name, hashlib.sha256(text.encode()).hexdigest(), text)
     return found
