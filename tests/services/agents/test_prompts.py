@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from falaj.services.agents import prompts
 
 LANGUAGES: tuple[prompts.Language, ...] = ("ar", "en", "fr")
@@ -17,8 +15,8 @@ def test_judging_and_answering_share_everything_up_to_the_task() -> None:
     judged = text(prompts.judge("", "Ports", "The port is 7440.", "Which port?"))
     for language in LANGUAGES:
         answered = text(prompts.answer("", "Ports", "The port is 7440.", "Which port?", language))
-        shared = os.path.commonprefix([judged, answered])
-        assert shared.endswith("Question: Which port?\n\n"), "the engine would read the passage twice"
+        shared = judged[: judged.index("Question: Which port?\n\n") + len("Question: Which port?\n\n")]
+        assert answered.startswith(shared), "the engine would read the passage twice"
 
 
 def test_a_tenants_instructions_are_added_behind_the_rules_not_instead() -> None:
