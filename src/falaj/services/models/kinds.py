@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from falaj.region.resource import Key, Kind, Name, Scope, SpecModel, StatusModel
+from falaj.region.resource import DottedName, Key, Kind, Name, Scope, SpecModel, StatusModel
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -99,7 +99,7 @@ class ModelStatus(StatusModel):
 class EndpointSpec(SpecModel):
     """A model that answers: so many replicas of it on a site, called by the endpoint's name."""
 
-    model: Name
+    model: DottedName
     site: Name | None = None
     replicas: Annotated[int, Field(ge=0, le=8)] = 1
     context_tokens_max: Annotated[int, Field(ge=256, le=131_072)] = 8192
@@ -141,5 +141,7 @@ def _references(key: Key, spec: EndpointSpec) -> list[Key]:
     return [Key("Model", "", spec.model), *sites]
 
 
-MODEL = Kind("Model", "models", Scope.REGION, ModelSpec, ModelStatus, "models")
-ENDPOINT = Kind("Endpoint", "endpoints", Scope.PROJECT, EndpointSpec, EndpointStatus, "models", _references, ("ep",))
+MODEL = Kind("Model", "models", Scope.REGION, ModelSpec, ModelStatus, "models", dotted=True)
+ENDPOINT = Kind(
+    "Endpoint", "endpoints", Scope.PROJECT, EndpointSpec, EndpointStatus, "models", _references, ("ep",), dotted=True
+)
