@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from time import perf_counter, time
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 from uuid import uuid4
 
 from falaj.errors import FalajError, Invalid, LimitExceeded, NotFound, Transient
@@ -161,7 +161,10 @@ class OpenAI:
             await call.answer_json(200, translate.answer_completion(answer, *head))
             return
         with_usage = bool(body.get("stream_options", {}).get("include_usage"))
-        asked = self._answerer.stream(call.principal, project, agent, question)
+        # A generator, whatever its annotation says: it must be closed here, so that what it asked for ends with it.
+        asked = cast(
+            AsyncGenerator[str | Answer, None], self._answerer.stream(call.principal, project, agent, question)
+        )
         async with aclosing(asked) as pieces, aclosing(self._agent_events(pieces, head, with_usage)) as events:
             first = await anext(events)
             self._metrics.first_byte_seconds.labels(call.route).observe(perf_counter() - call.began)
@@ -200,7 +203,7 @@ class OpenAI:
 
     async def _embed(self, call: Call, body: dict[str, Any], texts: list[str]) -> None:
         model = body["model"]
-        input_type = body.get("input_type") or "query"
+        input_type: Literal["query", "passage"] = body.get("input_type") or "query"
         try:
             embedded = await self._gateway.embed(call.principal.project or "", model, texts, input_type=input_type)
         except NotFound as error:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from falaj.protocols.rest.wire import ErrorBody, Route, Schema
-from falaj.region.resource import API_VERSION, NAME_PATTERN, Kind, KindTable, Metadata, Scope
+from falaj.region.resource import API_VERSION, DOTTED_NAME_PATTERN, NAME_PATTERN, Kind, KindTable, Metadata, Scope
 
 _REF = "#/components/schemas/"
 _ERRORS = {
@@ -70,7 +70,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": _operation_id(route),
         "summary": route.summary,
         "tags": [route.kind.room if route.kind else "region"],
-        "parameters": [*_path_parameters(route.template), *_query_parameters(route)],
+        "parameters": [*_path_parameters(route), *_query_parameters(route)],
         "responses": {
             str(route.status): _success(route),
             **{status: {"$ref": f"#/components/responses/Error{status}"} for status in _ERRORS},
@@ -88,13 +88,13 @@ def _operation_id(route: Route) -> str:
     return "_".join([route.method.lower(), *words])
 
 
-def _path_parameters(template: str) -> list[dict[str, Any]]:
-    named = re.findall(r"{(\w+)(?::path)?}", template)
+def _path_parameters(route: Route) -> list[dict[str, Any]]:
     parameters = []
-    for name in named:
+    for name in re.findall(r"{(\w+)(?::path)?}", route.template):
         schema: dict[str, Any] = {"type": "string"}
         if name in {"project", "bucket", "name"}:
-            schema["pattern"] = NAME_PATTERN
+            dotted = name == "name" and route.kind is not None and route.kind.dotted
+            schema["pattern"] = DOTTED_NAME_PATTERN if dotted else NAME_PATTERN
         parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
     return parameters
 

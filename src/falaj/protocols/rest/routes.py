@@ -14,10 +14,9 @@ from falaj.protocols.http import Call, MethodNotAllowed
 from falaj.protocols.rest import openapi, translate, wire
 from falaj.protocols.rest.wire import Route
 from falaj.protocols.server import unknown_path
+from falaj.region import manifest
 from falaj.region.admission import Admission
-from falaj.region.manifest import BYTES_MAX as MANIFEST_BYTES_MAX
-from falaj.region.manifest import parse
-from falaj.region.resource import Key, Kind, KindTable, Scope
+from falaj.region.resource import Key, Kind, KindTable, Manifest, Scope
 from falaj.region.snapshot import Snapshot
 from falaj.region.store import Store
 from falaj.services.agents.answer import Answerer
@@ -114,7 +113,7 @@ class Rest:
                 status=201,
                 body=wire.KeyBody,
             ),
-            Route("DELETE", f"{API}/keys/{{id}}", self._revoke_key, "Revoke an API key", wire.KeyFields),
+            Route("DELETE", f"{API}/keys/{{id}}", self._revoke_key, "Revoke an API key", "", status=204),
         ]
 
     def _project_routes(self) -> list[Route]:
@@ -210,22 +209,22 @@ class Rest:
 
     async def _put(self, kind: Kind, call: Call, names: dict[str, str]) -> None:
         key = self._key(kind, call, names)
-        given = parse(await call.body(MANIFEST_BYTES_MAX), where="body")
-        manifest = translate.manifest(given, kind, key.project, key.name)
-        outcome = (await self._rooms.admission.apply(call.principal, [manifest]))[0]
+        given = await _manifests(call)
+        wanted = translate.manifest(given, kind, key.project, key.name)
+        outcome = (await self._rooms.admission.apply(call.principal, [wanted]))[0]
         resource = await self._rooms.store.get(outcome.key)
         await call.answer_json(201 if outcome.action == "created" else 200, resource.as_dict())
 
     async def _create(self, kind: Kind, call: Call, names: dict[str, str]) -> None:
         project = translate.own_project(call.principal, names["project"]) if "project" in names else ""
-        given = parse(await call.body(MANIFEST_BYTES_MAX), where="body")
+        given = await _manifests(call)
         outcome = await self._rooms.admission.create(call.principal, translate.manifest(given, kind, project, None))
         resource = await self._rooms.store.get(outcome.key)
         await call.answer_json(201, resource.as_dict())
 
     async def _delete(self, kind: Kind, call: Call, names: dict[str, str]) -> None:
         outcome = await self._rooms.admission.delete(call.principal, self._key(kind, call, names))
-        await call.answer_json(202, translate.outcome(outcome))
+        await call.answer_json(202, outcome.as_dict())
 
     def _key(self, kind: Kind, call: Call, names: dict[str, str]) -> Key:
         key = translate.key(kind, names)
@@ -236,9 +235,9 @@ class Rest:
     async def _apply(self, call: Call, names: dict[str, str]) -> None:
         del names
         dry_run = translate.flag(call.query("dry_run"), "dry_run")
-        manifests = parse(await call.body(MANIFEST_BYTES_MAX), where="body")
+        manifests = await _manifests(call)
         outcomes = await self._rooms.admission.apply(call.principal, manifests, dry_run=dry_run)
-        await call.answer_json(200, {"results": [translate.outcome(outcome) for outcome in outcomes]})
+        await call.answer_json(200, {"results": [outcome.as_dict() for outcome in outcomes]})
 
     # --- the region ------------------------------------------------------------------------------------------------
 
@@ -280,7 +279,7 @@ class Rest:
         _whole_region(call.principal)
         project = translate.single(call.query("project"), "project") or None
         keys = await self._rooms.keys.list(project)
-        await call.answer_json(200, {"items": [translate.key_info(info) for info in keys]})
+        await call.answer_json(200, {"items": [info.as_dict() for info in keys]})
 
     async def _create_key(self, call: Call, names: dict[str, str]) -> None:
         del names
@@ -289,13 +288,12 @@ class Rest:
         if wanted.project is not None:
             await self._rooms.store.get(Key("Project", "", wanted.project))
         info, secret = await self._rooms.keys.create(wanted.name, project=wanted.project, expires_at=wanted.expires_at)
-        await call.answer_json(201, {**translate.key_info(info), "key": secret})
+        await call.answer_json(201, {**info.as_dict(), "key": secret})
 
     async def _revoke_key(self, call: Call, names: dict[str, str]) -> None:
         _whole_region(call.principal)
         await self._rooms.keys.revoke(names["id"])
-        revoked = next(info for info in await self._rooms.keys.list() if info.id == names["id"])
-        await call.answer_json(200, translate.key_info(revoked))
+        await call.answer_nothing()
 
     # --- inside a project ------------------------------------------------------------------------------------------
 
@@ -355,6 +353,12 @@ class Rest:
             await call.answer_json(200, answer.as_dict())
 
         await call.while_connected(ask())
+
+
+async def _manifests(call: Call) -> list[Manifest]:
+    """The manifests of the body, read in a thread: a megabyte of YAML must not hold up other calls."""
+    content = await call.body(manifest.SIZE_BYTES_MAX)
+    return await asyncio.to_thread(manifest.parse, content, where="body")
 
 
 def _list_route(

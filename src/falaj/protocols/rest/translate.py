@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from falaj.errors import FalajError, Invalid, NotFound, nearest
-from falaj.region.admission import Outcome
+from falaj.region.manifest import Located
 from falaj.region.resource import API_VERSION, Key, Kind, KindTable, Manifest, Resource, Scope, check_name
 from falaj.services.models.kinds import ModelSpec
-from falaj.trust.identity import KeyInfo, Principal
+from falaj.trust.identity import Principal
 
 LIMIT_DEFAULT: Final = 200
 LIMIT_MAX: Final = 1000
@@ -140,7 +140,7 @@ def manifest(given: Sequence[Manifest], kind: Kind, project: str, name: str | No
     if name is not None:
         _agree(metadata, "name", name, "metadata.name")
     content["metadata"] = metadata
-    return content
+    return Located(content, getattr(given[0], "where", "body"))
 
 
 def _agree(fields: dict[str, Any], name: str, value: str, where: str) -> None:
@@ -155,7 +155,7 @@ def key(kind: Kind, names: dict[str, str]) -> Key:
         Invalid: a part of it is not a name.
     """
     project = check_name(names["project"], where="project") if kind.scope is Scope.PROJECT else ""
-    return Key(kind.name, project, check_name(names["name"], where="name"))
+    return Key(kind.name, project, check_name(names["name"], where="name", dotted=kind.dotted))
 
 
 def own_project(principal: Principal, project: str) -> str:
@@ -209,23 +209,6 @@ def catalogue(name: str, spec: ModelSpec, *, pulled: bool) -> dict[str, Any]:
 def key_name(key: Key) -> dict[str, str]:
     """A resource's full name as fields."""
     return {"kind": key.kind, "project": key.project, "name": key.name}
-
-
-def outcome(result: Outcome) -> dict[str, Any]:
-    """What became of a manifest."""
-    return {**key_name(result.key), "action": result.action, "generation": result.generation}
-
-
-def key_info(info: KeyInfo) -> dict[str, Any]:
-    """A key without its secret."""
-    return {
-        "id": info.id,
-        "name": info.name,
-        "project": info.project,
-        "created_at": info.created_at,
-        "expires_at": info.expires_at,
-        "revoked_at": info.revoked_at,
-    }
 
 
 def kind(kind: Kind) -> dict[str, Any]:

@@ -136,11 +136,12 @@ class KeyFields(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = None
     key: str | None = None
 
 
 class KeyList(BaseModel):
-    """Keys, newest last."""
+    """Keys, newest first."""
 
     items: list[KeyFields]
 
@@ -300,8 +301,8 @@ class PassageFields(BaseModel):
     text: str
     language: str
     score: float
-    dense: float | None
-    lexical: float | None
+    dense: float
+    lexical: float
 
 
 class PassageList(BaseModel):
@@ -314,8 +315,14 @@ class DocumentFields(BaseModel):
     """One document of a knowledge base, and why it is not searchable when it is not."""
 
     document: str
-    state: str
+    state: Literal["ready", "failed", "pending"]
     reason: str
+    message: str
+    title: str
+    language: str
+    chunks: int
+    size_bytes: int
+    updated_at: datetime
 
 
 class DocumentList(BaseModel):
