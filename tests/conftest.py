@@ -8,8 +8,19 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from falaj.region.admission import Admission, bootstrap
 from falaj.region.database import Database, migrate
+from falaj.region.kinds import PROJECT, SITE
+from falaj.region.resource import KindTable
+from falaj.region.store import Store
+from falaj.services.agents.kinds import AGENT
+from falaj.services.knowledge.kinds import KNOWLEDGE_BASE
+from falaj.services.models.kinds import ENDPOINT, MODEL
+from falaj.services.storage.kinds import BUCKET
+from falaj.trust.identity import Principal
 from tests.postgres import PostgresServer
+
+KINDS = KindTable([SITE, PROJECT, BUCKET, MODEL, ENDPOINT, KNOWLEDGE_BASE, AGENT])
 
 _numbers = itertools.count(1)
 
@@ -53,3 +64,23 @@ def own_postgres() -> Iterator[PostgresServer]:
     server.start()
     yield server
     server.remove()
+
+
+@pytest.fixture
+def admin() -> Principal:
+    """The region's administrator."""
+    return Principal(name="admin", key_id="", project=None)
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    """A store of every kind."""
+    return Store(database, KINDS)
+
+
+@pytest.fixture
+async def admission(database: Database, store: Store) -> Admission:
+    """Admission to a region that has its site `local-a` and its project `system`."""
+    opened = Admission(database, store)
+    await bootstrap(opened, store, "local-a", "AE")
+    return opened

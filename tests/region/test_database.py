@@ -35,10 +35,14 @@ async def test_a_full_disk_is_a_limit() -> None:
 
 
 async def test_a_transaction_is_whole_or_not_at_all(database: Database) -> None:
-    with pytest.raises(Conflict):
+
+    async def twice() -> None:
         async with database.transaction() as connection:
             await connection.execute(INSERT, ("a",))
             await connection.execute(INSERT, ("a",))
+
+    with pytest.raises(Conflict):
+        await twice()
     assert await database.fetch("SELECT * FROM api_key") == []
 
 

@@ -18,7 +18,7 @@ from falaj.region.database import Connection, Database
 from falaj.region.declaration import Declaration, declare, together
 from falaj.region.events import Happening, record
 from falaj.region.kinds import PROJECT, SITE, ProjectSpec
-from falaj.region.resource import API_VERSION, SYSTEM_PROJECT, Key, Kind, Manifest, Scope
+from falaj.region.resource import API_VERSION, SYSTEM_PROJECT, Key, Kind, Manifest, Scope, SpecModel
 from falaj.region.store import REFERRERS, Store, columns, keys_of, lock, wake
 from falaj.trust.identity import Principal
 
@@ -180,7 +180,8 @@ class Admission:
             actions = {outcome.key: outcome.action for outcome in outcomes}
             created = [d for d in declared if actions[d.key] == "created"]
             updated = [d for d in declared if actions[d.key] == "updated"]
-            await _check_projects(connection, created)
+            projects = {d.key.name: d.spec for d in declared if d.key.kind == PROJECT.name}
+            await _check_projects(connection, created, projects)
             await _check_references(connection, [*created, *updated])
             if not dry_run:
                 await _write(connection, principal, created, updated)
@@ -280,30 +281,28 @@ async def _enter(connection: Connection) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ADMISSION_LOCK,))
 
 
-async def _check_projects(connection: Connection, created: Sequence[Declaration]) -> None:
-    """Their projects exist and have room."""
+async def _check_projects(
+    connection: Connection, created: Sequence[Declaration], declared: Mapping[str, SpecModel]
+) -> None:
+    """The projects of what is new exist and have room. ``declared`` are the projects of the same batch."""
     wanted = Counter(d.key.project for d in created if d.key.project)
     if not wanted:
         return
-    new = {d.key.name: d.spec for d in created if d.kind is PROJECT}
     cursor = await connection.execute(
         "SELECT p.name, p.spec, p.deletion_requested_at,"
-        " (SELECT count(*) FROM resource r WHERE r.project = p.name) AS total FROM resource p WHERE p.kind = %s",
-        (PROJECT.name,),
+        " (SELECT count(*) FROM resource r WHERE r.project = p.name) AS total"
+        " FROM resource p WHERE p.kind = %s AND p.name = ANY(%s)",
+        (PROJECT.name, [*wanted]),
     )
     rows = {row["name"]: row for row in await cursor.fetchall()}
     for declaration in created:
         project = declaration.key.project
-        if project and project not in rows and project not in new:
-            raise NotFound(
-                f"there is no project {project!r}",
-                where=f"{declaration.where}: metadata.project",
-                hint=nearest(project, [*rows, *new]) or "declare the Project first, or in the same file",
-            )
+        if project and project not in rows and project not in declared:
+            raise await _no_project(connection, declaration, declared)
         if project in rows and rows[project]["deletion_requested_at"] is not None:
             raise Conflict(f"project {project!r} is being deleted", where=declaration.where)
     for project, more in wanted.items():
-        spec = new.get(project) or ProjectSpec.model_validate(rows[project]["spec"])
+        spec = declared.get(project) or ProjectSpec.model_validate(rows[project]["spec"])
         total = rows[project]["total"] if project in rows else 0
         if isinstance(spec, ProjectSpec) and total + more > spec.resources_max:
             raise LimitExceeded(
@@ -311,6 +310,16 @@ async def _check_projects(connection: Connection, created: Sequence[Declaration]
                 where=project,
                 hint="delete some, or raise resources_max of the Project",
             )
+
+
+async def _no_project(connection: Connection, declaration: Declaration, declared: Iterable[str]) -> NotFound:
+    cursor = await connection.execute("SELECT name FROM resource WHERE kind = %s LIMIT 1000", (PROJECT.name,))
+    names = [row["name"] for row in await cursor.fetchall()]
+    return NotFound(
+        f"there is no project {declaration.key.project!r}",
+        where=f"{declaration.where}: metadata.project",
+        hint=nearest(declaration.key.project, [*names, *declared]) or "declare the Project first, or in the same file",
+    )
 
 
 async def _check_references(connection: Connection, changed: Sequence[Declaration]) -> None:

@@ -5,6 +5,7 @@ Pure: nothing here knows what exists. Admission compares the result with the sto
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,9 @@ def _problem(model: type[BaseModel], detail: dict[str, Any], prefix: str) -> _Pr
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if detail["type"] == "value_error":
         return _Problem(field, message)
+    if detail["type"] == "literal_error":
+        hint = nearest(str(detail["input"])[:60], re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
+        return _Problem(field, f"{message}, not {_shown(detail['input'])}", hint if hint.startswith("did") else "")
     return _Problem(field, f"{message[0].lower()}{message[1:]}, not {_shown(detail['input'])}")
 
 

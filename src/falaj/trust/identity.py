@@ -172,6 +172,12 @@ class Keys:
         if touched == 0:
             raise NotFound(f"there is no key {key_id[:40]!r}", hint="see `falaj keys list`")
 
+    async def revoke_project(self, project: str) -> int:
+        """Revoke every key of a project that goes; how many there were. Whoever cached them hears of it."""
+        return await self._rows.execute(
+            "UPDATE api_key SET revoked_at = now() WHERE project = %s AND revoked_at IS NULL", project
+        )
+
     async def principal(self, secret: str) -> Principal:
         """Who a key stands for.
 
@@ -265,13 +271,6 @@ class Keys:
             project, project, LIST_MAX,
         )  # fmt: skip
         return [KeyInfo(**row) for row in rows]
-
-
-async def revoke_project(rows: Rows, project: str) -> int:
-    """Revoke every key of a project that goes; how many there were. Whoever cached them hears of it."""
-    return await rows.execute(
-        "UPDATE api_key SET revoked_at = now() WHERE project = %s AND revoked_at IS NULL", project
-    )
 
 
 def _random(characters: int) -> str:
