@@ -247,6 +247,9 @@ class Inference(Protocol):
             Invalid: the upstream refuses the request, such as a prompt past the context.
         """
 
+    async def close(self) -> None:
+        """Close every connection; the next call opens new ones."""
+
     async def embed(self, url: str, texts: Sequence[str], *, input_type: Literal["query", "passage"]) -> Vectors:
         """One vector of unit length for each text, in order.
 
