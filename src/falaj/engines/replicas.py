@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from falaj.engines.interface import Probe, Processes, ProcessSpec, ReplicaState
-from falaj.errors import Terminal
+from falaj.errors import Conflict, Terminal
 
 #: A worker holds nothing that must be saved, so it gets little time to go.
 STOP_TIMEOUT_SECONDS = 5.0
@@ -35,6 +36,7 @@ class WorkerReplicas:
         self._module = f"falaj.engines.{engine}.worker"
         self._prefix = f"model-{engine}-"
         self._key_file = key_file
+        self._declared: dict[str, tuple[str, ...]] = {}
 
     def observe(self, name: str) -> ReplicaState | None:
         """The replica, or None when it is neither declared nor running."""
@@ -48,6 +50,9 @@ class WorkerReplicas:
     def declare(self, name: str, arguments: Sequence[str]) -> None:
         """Have the worker run with these arguments; different ones than before restart it."""
         process = self._prefix + name
+        state = self._processes.observe(process)
+        if state is not None and state.phase != "backoff" and self._declared.get(name) == tuple(arguments):
+            return  # asking whose port it is costs a look at every process of the machine
         port = self._processes.allocate_port(process)
         argv = (sys.executable, "-m", self._module, "--port", str(port), "--key-file", str(self._key_file), *arguments)
         self._processes.create(
@@ -60,9 +65,11 @@ class WorkerReplicas:
                 order=ORDER,
             )
         )
+        self._declared[name] = tuple(arguments)
 
     def delete(self, name: str) -> None:
         """Stop the replica; a missing one is no error."""
+        self._declared.pop(name, None)
         self._processes.delete(self._prefix + name)
 
     def list(self) -> list[str]:
@@ -112,3 +119,13 @@ def worker_threads(wanted: int | None) -> int:
     """How many threads a worker computes with: what was asked for, at most the processors it may run on."""
     available = len(os.sched_getaffinity(0))
     return min(wanted or available, available)
+
+
+def refuse_taken_port(port: int) -> None:
+    """Raise Conflict when something listens on the loopback port: clearer than what the servers say."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do not count
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Conflict(f"port {port} cannot be used: {error.strerror}", where=f"127.0.0.1:{port}") from error

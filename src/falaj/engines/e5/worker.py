@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 import uvicorn
 
-from falaj.engines.replicas import replica_key, worker_threads
+from falaj.engines.replicas import refuse_taken_port, replica_key, worker_threads
 from falaj.errors import Denied, FalajError, Invalid, LimitExceeded, NotFound, Transient
 
 TEXTS_MAX = 256
@@ -223,6 +223,7 @@ def main() -> None:
     os.nice(5)  # computing vectors may wait a little; the stores and the gateway may not
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        refuse_taken_port(options.port)
         application = Application(Embedder(), alias=options.alias, key=replica_key(options.key_file))
     except (OSError, RuntimeError, FalajError) as error:
         sys.exit(f"falaj: the embedder cannot start: {error}")

@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from falaj.engines.replicas import replica_key, worker_threads
+from falaj.engines.replicas import refuse_taken_port, replica_key, worker_threads
 from falaj.errors import FalajError
 
 #: Tokens computed in one go. Between two batches a hang-up is noticed and other requests advance, so on a processor
@@ -48,15 +47,6 @@ def parameters(options: argparse.Namespace, key: str) -> Any:
     return p
 
 
-def _refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            sys.exit(f"falaj: port {port} of the model replica cannot be used: {error.strerror}")
-
-
 def main() -> None:
     """Serve until told to stop; exit 1 with one sentence when that cannot begin."""
     parser = argparse.ArgumentParser(prog="falaj.engines.llamacpp.worker", description=__doc__)
@@ -72,8 +62,8 @@ def main() -> None:
     os.nice(5)  # generating may wait a little; the stores and the gateway may not
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, signal.SIG_DFL)  # there is nothing to save, so a stop takes effect at once
-    _refuse_taken(options.port)
     try:
+        refuse_taken_port(options.port)
         key = replica_key(options.key_file)
         from xllamacpp import Server  # noqa: PLC0415 -- see parameters()
 

