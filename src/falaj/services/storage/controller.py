@@ -58,7 +58,6 @@ class BucketController:
         self._store = store
         self._buckets = _Look(self._observe)
         self._sites = _Look(lambda: store.list("Site"))
-        self._endpoint_url = objects.credentials("", "").endpoint_url
         self._granted: dict[str, float] = {}
         self._granting: dict[str, asyncio.Lock] = {}
 
@@ -132,7 +131,7 @@ class BucketController:
         status: BucketStatus = resource.status
         status.site = site
         status.s3_bucket = s3_bucket(resource.key.project, resource.key.name)
-        status.s3_endpoint = self._endpoint_url
+        status.s3_endpoint = self._objects.credentials("", "").endpoint_url
         status.set_condition("True", "Created", "the bucket takes objects")
 
     async def _delete(self, resource: Resource) -> Result:
