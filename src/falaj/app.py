@@ -102,6 +102,7 @@ def build(settings: Settings, role: str) -> Site:
         NotFound: the site was not made yet, so its secrets are missing.
     """
     site_dir, secrets_dir = settings.site_dir, settings.secrets_dir
+    secret(settings, "postgres.password")
     database = Database(registry.load("postgres")(site_dir, secrets_dir), application=f"falaj-{role}")
     store = Store(database, KINDS)
     objects: ObjectStore = registry.lazily(
@@ -118,7 +119,7 @@ def build(settings: Settings, role: str) -> Site:
         processes=registry.load("processes")(site_dir),
         objects=objects,
         index=registry.lazily(lambda: _index(settings, objects)),
-        inference=registry.load("openai-upstream")(_replica_key(settings)),
+        inference=registry.lazily(lambda: registry.load("openai-upstream")(_replica_key(settings))),
     )
 
 
@@ -206,6 +207,7 @@ async def gateway(settings: Settings) -> None:
     """Serve until asked to stop. Listening does not wait for Postgres: ``/readyz`` says what is missing."""
     site = build(settings, "gateway")
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(site.database)
         await _follow(site, stack)
         await site.keys.start()
         stack.push_async_callback(site.keys.close)
@@ -287,9 +289,10 @@ async def control(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     site = build(settings, "control")
     async with AsyncExitStack() as stack:
-        await _follow(site, stack)
+        await stack.enter_async_context(site.database)
         if not await _until(stop, _prepared(site)):
             return
+        await _follow(site, stack)
         metrics = ReconcileMetrics()
         reconciler = Reconciler(
             site.database,
@@ -390,8 +393,7 @@ def _control_metrics(settings: Settings) -> Path:
 
 
 async def _follow(site: Site, stack: AsyncExitStack) -> None:
-    """Open the database and the snapshot; what is away is waited for in the background."""
-    await stack.enter_async_context(site.database)
+    """Keep the snapshot fresh; while Postgres is away it waits in the background."""
     await site.snapshot.start(wait_seconds=0)
     stack.push_async_callback(site.snapshot.close)
     stack.push_async_callback(site.inference.close)

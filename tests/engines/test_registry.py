@@ -33,6 +33,24 @@ def test_a_lazy_engine_is_made_once_and_only_when_it_is_used() -> None:
     assert made == [[1, 2]]
 
 
+async def test_closing_a_lazy_engine_that_was_never_used_does_not_make_it() -> None:
+    closed: list[str] = []
+
+    class Engine:
+        async def close(self) -> None:
+            closed.append("closed")
+
+        def ping(self) -> str:
+            return "pong"
+
+    engine = registry.lazily(Engine)
+    await engine.close()
+    assert closed == []
+    assert engine.ping() == "pong"
+    await engine.close()
+    assert closed == ["closed"]
+
+
 def test_the_registry_imports_no_engine() -> None:
     code = (
         "import sys; import falaj.engines.registry;"

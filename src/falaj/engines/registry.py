@@ -49,6 +49,11 @@ class _Lazy:
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
 
+    async def close(self) -> None:
+        """Close the engine; one that was never made needs no closing."""
+        if "_engine" in self.__dict__:
+            await self._engine.close()
+
     def __getattr__(self, name: str) -> Any:
         # Reached only for what is not set yet: the engine's own attributes.
         if "_engine" not in self.__dict__:
