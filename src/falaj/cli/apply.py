@@ -19,6 +19,7 @@ from falaj.errors import Denied, FalajError, Invalid, LimitExceeded, NotFound
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 FILES_MAX = 1000
+_NOT_IN_YAML = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _PLACE_IN_BODY = re.compile(r"\bbody:(\d+)(:\d+)?")
 
 Located = tuple[str, dict[str, Any]]
@@ -126,10 +127,10 @@ def with_project(session: Session, manifests: Sequence[Located]) -> list[Located
 def declare(session: Session, manifests: Sequence[Located], *, dry_run: bool = False) -> list[dict[str, Any]]:
     """Declare the manifests, all or none; the outcomes in their order.
 
-    Each is sent as a document of one line, so that an error about line 3 of the body can be told about the file that the
-    third manifest was written in. Declaring twice changes nothing: the call is repeated when its answer was lost.
+    Each is sent as a document of one line, so that an error about line 3 of the body can be told about the file that
+    holds the third manifest. Declaring twice changes nothing: the call is repeated when its answer was lost.
     """
-    body = "".join(f"--- {json.dumps(manifest)}\n" for _, manifest in manifests).encode()
+    body = "".join(f"--- {_line(manifest)}\n" for _, manifest in manifests).encode()
     query = {"dry_run": "true"} if dry_run else {}
     try:
         answer = session.client.post(segments("apply"), body, query, content_type="application/yaml", repeatable=True)
@@ -139,6 +140,12 @@ def declare(session: Session, manifests: Sequence[Located], *, dry_run: bool = F
         raise
     results: list[dict[str, Any]] = answer["results"]
     return results
+
+
+def _line(manifest: dict[str, Any]) -> str:
+    """The manifest as JSON on one line that YAML reads as the same: what YAML does not take as it is, is escaped."""
+    text = json.dumps(manifest, ensure_ascii=False)
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _in_files(text: str, places: Sequence[str]) -> str:

@@ -35,7 +35,8 @@ _RETRY_SECONDS_MAX = 5.0
 _PIECE_BYTES = 1 << 16
 
 _CLASSES: dict[str, type[FalajError]] = {
-    error.__name__: error for error in (Invalid, Denied, NotFound, Conflict, LimitExceeded, Transient, Terminal)
+    error.__name__: error
+    for error in (FalajError, Invalid, Denied, NotFound, Conflict, LimitExceeded, Transient, Terminal)
 }
 _CLASS_OF_STATUS: dict[int, type[FalajError]] = {
     400: Invalid, 401: Denied, 403: Denied, 404: NotFound, 409: Conflict, 413: LimitExceeded, 422: Invalid,
@@ -130,7 +131,7 @@ class Client:
         deadline = time.monotonic() + seconds_max
         response = self._open(call, seconds_max)
         try:
-            if response.status >= 400:
+            if response.status >= 300:
                 raise self._error(response, call, deadline)
             for data in _event_data(self._pieces(response, deadline)):
                 if data == b"[DONE]":
@@ -153,7 +154,7 @@ class Client:
         call = _Call("GET", path)
         response = self._open(call, CALL_SECONDS_MAX)
         try:
-            if response.status >= 400:
+            if response.status >= 300:
                 raise self._error(response, call, time.monotonic() + CALL_SECONDS_MAX)
             length = response.headers.get("Content-Length", "")
             yield int(length) if length.isdecimal() else None, self._pieces(response, None)
@@ -179,7 +180,7 @@ class Client:
     def _once(self, call: _Call, deadline: float) -> Any:
         response = self._open(call, max(deadline - time.monotonic(), 0.1))
         try:
-            if response.status >= 400:
+            if response.status >= 300:
                 raise self._error(response, call, deadline)
             body = self._body(response, deadline)
             response.release_conn()

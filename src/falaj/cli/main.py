@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "events": ("events", "events", "Show what happened to resources."),
     "models": ("models", "models", "See the model catalogue; pull models."),
     "objects": ("objects", "objects", "Put, get and list the objects of buckets."),
-    "ask": ("ask", "ask", "Ask an agent; it answers with citations."),
+    "ask": ("ask", "ask", "Ask an agent; it answers from its documents and cites them."),
     "keys": ("keys", "keys", "Create, list and revoke API keys."),
     "settings": ("about", "settings", "Show the settings in force, and where each came from."),
     "completion": ("completion", "completion", "Print the completion script of a shell."),
