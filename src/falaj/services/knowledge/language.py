@@ -15,10 +15,11 @@ _ARABIC_LETTER = re.compile("[\u0620-\u064a\u066e-\u06d3\u06fa-\u06fc\ufb50-\ufd
 _LATIN_LETTER = re.compile("[A-Za-z\u00c0-\u024f]")
 _WORD = re.compile(r"[^\W\d_]+")
 #: Frequent words that the other language does not share; folded, so without accents.
-_ENGLISH = """the of and to is it that for was with are be this have from by not but what which who how when where why can
-does do if will there their they has its an at or you we many much did were been"""
-_FRENCH = """le la les des du et est une un dans pour que qui par sur pas avec au aux ce cette ces sont il elle ne se ou plus
-quel quelle quels quelles comment combien quand quoi peut fait d l qu n s c j je nous vous etre ont a en son sa ses leur"""
+_ENGLISH = """the of and to is it that for was with are be this have from by not but what which who how when where why
+can does do if will there their they has its an at or you we many much did were been"""
+_FRENCH = """le la les des du et est une un dans pour que qui par sur pas avec au aux ce cette ces sont il elle ne se ou
+plus quel quelle quels quelles comment combien quand quoi peut fait d l qu n s c j je nous vous etre ont a en son sa ses
+leur"""
 _COMMON_WORDS = {"en": frozenset(_ENGLISH.split()), "fr": frozenset(_FRENCH.split())}
 #: How much of a long text is looked at; language does not change with length.
 _SAMPLE_CHARACTERS = 4000
