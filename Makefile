@@ -39,6 +39,29 @@ lock: ## Pin every dependency again (needs uv)
 	uv pip compile pyproject.toml --group build --group dev --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet -c requirements.lock -o requirements-dev.lock
 
+HANDBOOK := --bucket documents --project handbook
+MODEL := qwen2.5-coder-1.5b-instruct
+
+# What a newcomer would type, in the order that wastes no time: the model is pulled while the handbook is being read.
+run: install ## Start a region and ask an agent about the handbook in three languages
+	$(FALAJ) up
+	$(FALAJ) apply -f examples/handbook/documents.yaml -f examples/handbook/models.yaml
+	$(FALAJ) wait bucket/handbook/documents
+	$(FALAJ) objects put docs/handbook $(HANDBOOK)
+	$(FALAJ) apply -f examples/handbook/
+	$(FALAJ) models pull $(MODEL)
+	$(FALAJ) wait knowledgebase/handbook/handbook endpoint/system/$(MODEL) agent/handbook/handbook --timeout 15m
+	$(FALAJ) ask handbook "How many replicas does an endpoint run by default?"
+	$(FALAJ) ask handbook "أين تُحفظ حالة المنطقة؟"
+	$(FALAJ) ask handbook "Comment révoquer une clé d'API ?"
+	$(FALAJ) status
+	@printf '%s\n' '' 'The region runs. Use it:' \
+	  '  $(FALAJ) ask handbook "What is a falaj region?"' \
+	  '  $(FALAJ) apply -f examples/own-folder/      an agent over a folder of your own: the file says how' \
+	  '  $(FALAJ) --help                             everything else; docs/guides/cli.md has an example of each' \
+	  'OpenAI clients: the address above and /v1, a key from `$(FALAJ) keys create --name NAME`, the model agent/handbook' \
+	  'Stop it: $(FALAJ) down. Start it again: $(FALAJ) up.'
+
 check: $(DEV_STAMP) ## Lint, types, import contracts, tidy
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
