@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from falaj.services.knowledge.kinds import KNOWLEDGE_BASE
 from falaj.services.models.kinds import ENDPOINT, MODEL
 from falaj.services.storage.kinds import BUCKET
 from falaj.trust.identity import Principal
+from tests.model_file import pull_small_model
 from tests.postgres import PostgresServer
 
 KINDS = KindTable([SITE, PROJECT, BUCKET, MODEL, ENDPOINT, KNOWLEDGE_BASE, AGENT])
@@ -84,3 +86,9 @@ async def admission(database: Database, store: Store) -> Admission:
     opened = Admission(database, store)
     await bootstrap(opened, store, "local-a", "AE")
     return opened
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """The 0.5B model's file, checked; pulled once into ``.cache/models`` of the checkout, or ``FALAJ_MODELS_DIR``."""
+    return pull_small_model()
