@@ -22,7 +22,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
@@ -150,12 +150,13 @@ class FileProcesses:
     def observe(self, name: str) -> ProcessState | None:
         """The process as last seen, or None when it is neither declared nor running."""
         record = read_record(self._states / f"{self._check(name)}.json")
-        if record is not None:
-            return record.as_state()
-        spec = self._read_spec(name)
-        if spec is None:
-            return None
-        return ProcessState(name, "starting", None, _main_port(spec), 0, "declared, not started yet")
+        content = self._read_content(name)
+        if content is None or (record is not None and record.digest == digest(content)):
+            return None if record is None else record.as_state()
+        if record is not None and record.phase != "stopped":
+            # What runs still runs from an earlier declaration, so it is not what was asked for.
+            return replace(record.as_state(), phase="starting", message="declared anew, not restarted yet")
+        return ProcessState(name, "starting", None, _main_port(content), 0, "declared, not started yet")
 
     def observe_all(self) -> dict[str, ProcessState]:
         """Every process that is declared or running, by name."""
@@ -237,10 +238,10 @@ class FileProcesses:
         leaders = {r.pid for r in records if r and r.pid and r.start_ticks and procfs.alive(r.pid, r.start_ticks)}
         return seen is not None and bool({pid, seen.session} & leaders)
 
-    def _read_spec(self, name: str) -> ProcessSpec | None:
+    def _read_content(self, name: str) -> bytes | None:
         try:
-            return decode_spec((self._specs / f"{name}.json").read_bytes())
-        except (FileNotFoundError, ValueError):
+            return (self._specs / f"{name}.json").read_bytes()
+        except FileNotFoundError:
             return None
 
     @contextmanager
@@ -269,7 +270,11 @@ class FileProcesses:
         return name
 
 
-def _main_port(spec: ProcessSpec) -> int | None:
+def _main_port(content: bytes) -> int | None:
+    try:
+        spec = decode_spec(content)
+    except ValueError:
+        return None
     if spec.probe is not None:
         return spec.probe.port
     return spec.ports[0] if spec.ports else None

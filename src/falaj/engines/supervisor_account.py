@@ -69,7 +69,7 @@ def command(account: str | None, argv: Sequence[str], folders: Iterable[Path]) -
         )
     # `nobody` belongs to no further groups; whatever others belong to, an engine needs none of them.
     drop = [setpriv, "--reuid", str(entry.pw_uid), "--regid", str(entry.pw_gid), "--clear-groups"]
-    closed = closed_folder(folders)
+    closed = closed_folder(entry, folders)
     if closed is not None:
         capability = _search_capability()
         if capability is None:
@@ -82,16 +82,22 @@ def command(account: str | None, argv: Sequence[str], folders: Iterable[Path]) -
     return (*drop, "--", *argv)
 
 
-def closed_folder(folders: Iterable[Path]) -> Path | None:
-    """The first folder on the way to ``folders`` that other accounts may not enter, or None.
+def closed_folder(entry: pwd.struct_passwd, folders: Iterable[Path]) -> Path | None:
+    """The first folder on the way to ``folders`` that the account may not enter, or None.
 
-    The last folder of each way is left out: it is the engine's own or it is checked by opening it.
+    The last step of each way is left out: it is the engine's own, or a file.
     """
     for folder in folders:
         for step in reversed(folder.absolute().parents):
-            if step.exists() and not step.stat().st_mode & stat.S_IXOTH:
+            if step.exists() and not step.stat().st_mode & _enter_bit(entry, step.stat()):
                 return step
     return None
+
+
+def _enter_bit(entry: pwd.struct_passwd, folder: os.stat_result) -> int:
+    if folder.st_uid == entry.pw_uid:
+        return stat.S_IXUSR
+    return stat.S_IXGRP if folder.st_gid == entry.pw_gid else stat.S_IXOTH
 
 
 def _search_capability() -> str | None:

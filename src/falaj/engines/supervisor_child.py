@@ -78,8 +78,9 @@ class Child:
         """Take over the process that an earlier supervisor recorded; False when that very process is gone."""
         self.digest, self._restarts, self.order = record.digest, record.restarts, record.order
         self._stop_signal, self._stop_timeout_seconds = record.stop_signal, record.stop_timeout_seconds
-        if record.pid is None or record.start_ticks is None:
+        if record.phase == "stopped":
             self._restarts = 0
+        if record.pid is None or record.start_ticks is None:
             return False
         self.pidfd = procfs.open_pidfd(record.pid, record.start_ticks)
         if self.pidfd is None:
@@ -120,7 +121,8 @@ class Child:
         directory = Path(spec.directory or self._site_dir)
         log = open_for_append(self._log)
         try:
-            argv = command(spec.account, spec.argv, [Path(spec.argv[0]), directory / "."])
+            named = [Path(word) for word in spec.argv if word.startswith("/")]
+            argv = command(spec.account, spec.argv, [*named, directory])
             self._popen = subprocess.Popen(  # the supervisor never waits for it: its pidfd tells when it ended
                 argv,
                 stdin=subprocess.DEVNULL,

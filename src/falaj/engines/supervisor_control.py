@@ -7,11 +7,9 @@ lets go of it whatever way it ends.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from falaj.engines.supervisor_logs import open_for_append
@@ -20,11 +18,11 @@ from falaj.engines.supervisor_logs import open_for_append
 LOG_BYTES_MAX = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
 class SiteFiles:
     """Where a site keeps what its supervisor and keeper read and write (docs/architecture.md)."""
 
-    site_dir: Path
+    def __init__(self, site_dir: Path) -> None:
+        self.site_dir = site_dir
 
     @property
     def processes(self) -> Path:
@@ -69,6 +67,8 @@ class SiteFiles:
 
     def log_bytes_max(self) -> int:
         """At which size a log is rotated."""
+        import json  # noqa: PLC0415 -- the keeper imports this module and stays small without it
+
         try:
             return int(json.loads(self.settings.read_bytes())["log_bytes_max"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
