@@ -9,6 +9,7 @@ import pytest
 from falaj.cli.apply import FILES_MAX, declare, read_manifests, with_project
 from falaj.cli.session import Session
 from falaj.errors import FalajError, Invalid, LimitExceeded, NotFound
+from falaj.region.manifest import parse
 from tests.cli.scripted import answer, scripted
 from tests.cli.test_session import KINDS
 
@@ -106,8 +107,6 @@ def test_errors_of_the_region_speak_of_the_persons_files() -> None:
 
 
 def test_what_is_sent_is_what_was_written() -> None:
-    from falaj.region.manifest import parse
-
     text = 'tab\t\x7f"\u2028 \\ مرحبا \U0001f600 # no: comment'
     with scripted(answer(200, {"results": []})) as server:
         declare(Session(url=server.url), [("f", {"spec": {"text": text, "yes": "no", "n": 1.5, "x": None, "t": True}})])

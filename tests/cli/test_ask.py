@@ -13,7 +13,13 @@ from tests.cli.scripted import answer, scripted
 from tests.cli.terminal import environment, on_terminal
 
 KINDS = answer(200, {"items": [{"name": "Agent", "plural": "agents", "scope": "project", "short": []}]})
-CITATION = {"document": "ar/region.md", "heading": "المنطقة", "quote": "سطر\nسطر " + "كلمة " * 100, "start": 0, "end": 9}
+CITATION = {
+    "document": "ar/region.md",
+    "heading": "المنطقة",
+    "quote": "سطر\nسطر " + "كلمة " * 100,
+    "start": 0,
+    "end": 9,
+}
 EVIDENCE = {"citations": [CITATION], "refused": False, "model": "qwen", "site": "local-a", "seconds": 4.21}
 
 

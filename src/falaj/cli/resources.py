@@ -239,33 +239,41 @@ def delete_all(
         Conflict: something that stays uses one of them. NotFound: one is not there, and that is an error.
     """
     results: list[dict[str, Any]] = []
-    left = list(references)
     asked: list[Reference] = []
+    going: list[Reference] = []  # of those asked for, what was still there when the round began
+    left = list(references)
     deadline = time.monotonic() + seconds_max
-    while left:
+    while True:
         refused: list[Reference] = []
         conflict: Conflict | None = None
         for reference in left:
-            row = {"kind": reference.kind.name, "project": reference.project, "name": reference.name}
             try:
-                session.client.delete(reference.path)
-                asked.append(reference)
-                results.append({**row, "action": "deleting"})
-            except NotFound:
-                if not ignore_missing:
-                    raise
-                results.append({**row, "action": "missing"})
+                action = _ask_deletion(session, reference, ignore_missing)
             except Conflict as error:
                 refused.append(reference)
                 conflict = error
+                continue
+            asked.append(reference)
+            row = {"kind": reference.kind.name, "project": reference.project, "name": reference.name}
+            results.append({**row, "action": action})
         if conflict is None:
             return results
-        going = [seen for seen in asked if not _gone(session, seen)]
-        if (not going and len(refused) == len(left)) or time.monotonic() > deadline:
+        stuck = not going and len(refused) == len(left)
+        if stuck or time.monotonic() > deadline:
             raise conflict
         left = refused
         time.sleep(_LOOK_SECONDS)
-    return results
+        going = [reference for reference in asked if not _gone(session, reference)]
+
+
+def _ask_deletion(session: Session, reference: Reference, ignore_missing: bool) -> str:
+    try:
+        session.client.delete(reference.path)
+    except NotFound:
+        if not ignore_missing:
+            raise
+        return "missing"
+    return "deleting"
 
 
 def _gone(session: Session, reference: Reference) -> bool:
