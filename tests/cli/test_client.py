@@ -168,11 +168,11 @@ def test_an_error_in_a_stream_is_raised() -> None:
 
 
 def test_a_download_that_is_cut_is_an_error() -> None:
-    with scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n12345") as server:
-        with Client(server.url, "").download("/x") as (size_bytes, pieces):
-            assert size_bytes == 90
-            with pytest.raises(Transient, match="broke off"):
-                b"".join(pieces)
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n12345"
+    with scripted(cut) as server, Client(server.url, "").download("/x") as (size_bytes, pieces):
+        assert size_bytes == 90
+        with pytest.raises(Transient, match="broke off"):
+            b"".join(pieces)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def leaves() -> Iterator[str]:
 
 def sections() -> dict[str, str]:
     parts = re.split(r"^### (.+)$", GUIDE, flags=re.MULTILINE)
-    return {title: re.split(r"^## ", text, flags=re.MULTILINE)[0] for title, text in zip(parts[1::2], parts[2::2])}
+    found = zip(parts[1::2], parts[2::2], strict=True)
+    return {title: re.split(r"^## ", text, flags=re.MULTILINE)[0] for title, text in found}
 
 
 @pytest.mark.parametrize("name", list(leaves()))

@@ -31,7 +31,8 @@ def env(tmp_path: Path) -> dict[str, str]:
 def test_help_is_quick_and_imports_nothing_that_it_does_not_need(env: dict[str, str]) -> None:
     code = (
         "import sys; from falaj.cli.main import main; main(['--help']); "
-        "heavy = {'pydantic', 'rich', 'urllib3', 'yaml', 'psutil'} & set(sys.modules); sys.exit(f'imports {heavy}' if heavy else 0)"
+        "heavy = {'pydantic', 'rich', 'urllib3', 'yaml', 'psutil'} & set(sys.modules); "
+        "sys.exit(f'imports {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
