@@ -61,10 +61,9 @@ WITH done AS (
 )
 UPDATE resource r SET failures = done.failures, reconcile_at = CASE
     WHEN r.wakes <> done.wakes THEN now()
-    WHEN done.delay_seconds IS NULL THEN 'infinity'
-    ELSE now() + make_interval(secs => done.delay_seconds) END
+    ELSE now() + make_interval(secs => done.delay_seconds) END -- null without a delay
 FROM done JOIN held USING (token) WHERE (r.kind, r.project, r.name) = (done.kind, done.project, done.name)
-RETURNING done.token, r.reconcile_at <= now() AS due
+RETURNING done.token, r.wakes <> done.wakes AS due
 """
 
 # References of a resource that goes: those of its targets that wait for their own deletion may go now.

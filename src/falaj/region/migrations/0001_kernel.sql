@@ -14,7 +14,7 @@ CREATE TABLE resource (
                           ) STORED,
     created_at            timestamptz NOT NULL DEFAULT now(),
     deletion_requested_at timestamptz,
-    reconcile_at          timestamptz NOT NULL DEFAULT now(),
+    reconcile_at          timestamptz DEFAULT now(),   -- null: not before something wakes it
     wakes                 bigint NOT NULL DEFAULT 0,   -- counts the reasons to look again, so that none is lost meanwhile
     failures              integer NOT NULL DEFAULT 0,  -- in a row; the backoff grows with them
     PRIMARY KEY (kind, project, name)
