@@ -36,10 +36,11 @@ def make(settings: Settings) -> None:
         Denied: the folder cannot be written. Invalid: something else is in its place.
     """
     try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        # Postgres's account passes through these on its way to its own folder; it cannot list them.
-        for folder in (settings.home / "sites", settings.site_dir, settings.site_dir / "data"):
-            folder.mkdir(mode=0o711, exist_ok=True)
+        for folder in (settings.home, settings.home / "sites", settings.site_dir, settings.site_dir / "data"):
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                # Postgres's account passes through on its way to its own folder; it cannot list what lies there.
+                folder.chmod(0o711)
         settings.models_path.mkdir(parents=True, exist_ok=True)
         SiteFiles(settings.site_dir).make()
         _make_secrets(settings.secrets_dir)

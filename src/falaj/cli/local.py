@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -26,11 +26,9 @@ from falaj.engines.processes import FileProcesses
 from falaj.engines.seaweedfs_filer import Filer
 from falaj.engines.supervisor_control import SiteFiles
 from falaj.engines.supervisor_logs import Follower, tail
-from falaj.errors import Conflict, Invalid, NotFound, Transient, nearest
+from falaj.errors import Invalid, NotFound, Transient, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from falaj.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,7 +59,7 @@ def _setting_options(function: F) -> F:
 @click.command()
 @_setting_options
 @with_session
-def up(session: Session, timeout: float | None, **flags: Any) -> None:
+def up(session: Session, /, timeout: float | None, **flags: Any) -> None:
     """Start the region of this machine, and make it first if there is none.
 
     Running it again changes nothing, or what the settings changed. The region keeps running after this command and
@@ -69,7 +67,7 @@ def up(session: Session, timeout: float | None, **flags: Any) -> None:
     """
     from falaj.settings import load  # noqa: PLC0415 -- a fifth of a second that `--help` must not cost
 
-    settings = load(home=session.home, up_timeout_seconds=timeout, **flags)
+    settings = load(home=session.settings.home, up_timeout_seconds=timeout, **flags)
     home.umask()
     home.make(settings)
     out = session.out
@@ -179,7 +177,7 @@ def down(session: Session, delete_data: bool, yes: bool, site: str | None) -> No
     """
     from falaj.settings import load  # noqa: PLC0415 -- as in `up`
 
-    settings = load(home=session.home, site=site)
+    settings = load(home=session.settings.home, site=site)
     out = session.out
     files = SiteFiles(settings.site_dir)
     exists = files.processes.is_dir()
@@ -223,10 +221,8 @@ def _stop(settings: Settings, out: Output) -> bool:
                     where=str(site.state),
                     hint="run `falaj down` again",
                 )
-    try:
+    with suppress(NotFound):  # when it was never declared
         seaweedfs.remove_sockets(seaweedfs.site_endpoint(settings.site_dir, settings.secrets_dir).ports)
-    except NotFound:
-        pass  # it was never declared
     return True
 
 
@@ -252,7 +248,7 @@ def logs(session: Session, process: str | None, follow: bool, lines: int, site: 
     """
     from falaj.settings import load  # noqa: PLC0415 -- as in `up`
 
-    settings = load(home=session.home, site=site)
+    settings = load(home=session.settings.home, site=site)
     folder = SiteFiles(settings.site_dir).logs
     paths = {path.stem: path for path in sorted(folder.glob("*.log"))} if folder.is_dir() else {}
     if not paths:

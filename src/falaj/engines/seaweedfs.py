@@ -102,8 +102,13 @@ class Endpoint:
     @property
     def s3_url(self) -> str:
         """Where S3 is reached from this machine."""
-        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 -- compared, not bound
+        host = self.reached_host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.ports.s3}"
+
+    @property
+    def reached_host(self) -> str:
+        """The address under which this machine reaches what listens on ``host``."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 -- compared, not bound
 
     @property
     def conf_dir(self) -> Path:
@@ -229,9 +234,9 @@ def process(endpoint: Endpoint) -> ProcessSpec:
             "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",  # volumes made at a time, each an open file
         },
         directory=str(endpoint.conf_dir),
-        probe=Probe(ports.s3, "/healthz", host="127.0.0.1" if endpoint.host == "0.0.0.0" else endpoint.host),  # noqa: S104
+        probe=Probe(ports.s3, "/healthz", host=endpoint.reached_host),
         ports=tuple(asdict(ports).values()),
-        # It waits ten seconds and more for its own streams to end. What it acknowledged is on disk: there is no need to.
+        # It waits ten seconds and more for its own streams to end. What it acknowledged is on disk: no need to.
         stop_timeout_seconds=3.0,
         order=20,
     )

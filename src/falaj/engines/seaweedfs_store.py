@@ -92,7 +92,7 @@ class SeaweedStore:
             ),
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of threads and connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._s3.close()

@@ -122,7 +122,8 @@ def spawn(module: str, site: SiteFiles) -> int:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-m", module, "--site-dir", str(site.site_dir)],
-            os.environ,
+            # The settings of whoever starts this are not those of every process it will ever start.
+            {name: value for name, value in os.environ.items() if not name.startswith("FALAJ_")},
             file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)],
             setsid=True,
             setsigmask=[],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 #: How many old logs are kept beside the current one: NAME.log.1 (newest) … NAME.log.3.
@@ -86,22 +85,30 @@ def last_line(path: Path, *, characters_max: int = 300) -> str:
     return ""
 
 
-def follow(path: Path, *, lines: int, poll_seconds: float = 0.2) -> Iterator[str]:
-    """The last ``lines`` lines, then every further line as it is written, across rotations, until the caller stops."""
-    yield from tail(path, lines)
-    position = path.stat().st_size if path.exists() else 0
-    rest = b""
-    while True:
-        time.sleep(poll_seconds)
+class Follower:
+    """Reads a log as it grows, across rotations."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+        self._rest = b""
+
+    def last(self, lines: int) -> list[str]:
+        """The last lines so far; :meth:`new` goes on after them."""
+        found = tail(self._path, lines) if lines else []
+        self._position = self._path.stat().st_size if self._path.exists() else 0
+        return found
+
+    def new(self) -> list[str]:
+        """The whole lines written since; a shrunken log is read from its start."""
         try:
-            with path.open("rb") as source:
-                if source.seek(0, os.SEEK_END) < position:
-                    position = 0
-                source.seek(position)
-                content = rest + source.read(_COPY_BYTES)
+            with self._path.open("rb") as source:
+                if source.seek(0, os.SEEK_END) < self._position:
+                    self._position, self._rest = 0, b""
+                source.seek(self._position)
+                content = source.read(_COPY_BYTES)
         except FileNotFoundError:
-            continue
-        *whole, new_rest = content.split(b"\n")
-        position += len(content) - len(rest)
-        rest = new_rest
-        yield from (line.decode("utf-8", "replace") for line in whole)
+            return []
+        self._position += len(content)
+        *whole, self._rest = (self._rest + content).split(b"\n")
+        return [line.decode("utf-8", "replace") for line in whole]
