@@ -67,7 +67,7 @@ from falaj.settings import Settings, load
 from falaj.telemetry import Metrics, ReconcileMetrics, configure_logging, hide, read_metrics
 from falaj.trust.identity import Keys
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("falaj.app")
 
 KINDS: Final = KindTable([SITE, PROJECT, BUCKET, MODEL, ENDPOINT, KNOWLEDGE_BASE, AGENT])
 

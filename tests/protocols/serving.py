@@ -51,7 +51,13 @@ async def served(application: Callable[..., Awaitable[None]]) -> AsyncIterator[i
 
 
 async def ask(
-    port: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, *, raw_head: bytes = b""
+    port: int,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+    *,
+    raw_head: bytes = b"",
 ) -> Answer:
     """One request on a connection of its own."""
     given = {"host": "falaj", "connection": "close", "content-length": str(len(body)), **(headers or {})}

@@ -118,11 +118,7 @@ STREAM = (
 def test_a_stream_is_cut_into_the_same_events_wherever_its_pieces_end(cuts: list[int]) -> None:
     events = translate.Events("chat")
     borders = [0, *sorted(cuts), len(STREAM)]
-    out = [
-        event
-        for start, end in zip(borders, borders[1:], strict=False)
-        for event in events.feed(STREAM[start:end])
-    ]
+    out = [event for start, end in zip(borders, borders[1:], strict=False) for event in events.feed(STREAM[start:end])]
     assert [orjson.loads(event[6:])["model"] for event in out[:-1]] == ["chat", "chat"]
     assert out[-1] == translate.DONE
     assert events.done

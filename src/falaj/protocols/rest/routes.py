@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 from falaj.errors import Denied, NotFound, nearest
@@ -15,7 +16,7 @@ from falaj.protocols.rest import openapi, translate, wire
 from falaj.protocols.rest.wire import Route
 from falaj.protocols.server import unknown_path
 from falaj.region import manifest
-from falaj.region.admission import Admission
+from falaj.region.admission import Admission, Outcome
 from falaj.region.resource import Key, Kind, KindTable, Manifest, Scope
 from falaj.region.snapshot import Snapshot
 from falaj.region.store import Store
@@ -30,6 +31,8 @@ OPENAPI: Final = "/openapi.json"
 #: How many objects pass through memory at once; further calls wait for their turn.
 OBJECT_TRANSFERS_MAX: Final = 4
 OBJECT_SECONDS_MAX: Final = 300.0
+#: How long a change waits to be seen by the snapshot that further calls are answered from.
+SNAPSHOT_SECONDS_MAX: Final = 2.0
 
 _PAGING: Final = {"limit": f"at most so many, 1 to {translate.LIMIT_MAX}", "after": "the 'next' of the page before"}
 _LABEL: Final = {"label": "KEY=VALUE; may be given several times, all must hold"}
@@ -212,6 +215,7 @@ class Rest:
         given = await _manifests(call)
         wanted = translate.manifest(given, kind, key.project, key.name)
         outcome = (await self._rooms.admission.apply(call.principal, [wanted]))[0]
+        await self._seen([outcome])
         resource = await self._rooms.store.get(outcome.key)
         await call.answer_json(201 if outcome.action == "created" else 200, resource.as_dict())
 
@@ -219,12 +223,29 @@ class Rest:
         project = translate.own_project(call.principal, names["project"]) if "project" in names else ""
         given = await _manifests(call)
         outcome = await self._rooms.admission.create(call.principal, translate.manifest(given, kind, project, None))
+        await self._seen([outcome])
         resource = await self._rooms.store.get(outcome.key)
         await call.answer_json(201, resource.as_dict())
 
     async def _delete(self, kind: Kind, call: Call, names: dict[str, str]) -> None:
         outcome = await self._rooms.admission.delete(call.principal, self._key(kind, call, names))
+        await self._seen([outcome])
         await call.answer_json(202, outcome.as_dict())
+
+    async def _seen(self, outcomes: Sequence[Outcome]) -> None:
+        """Wait until the snapshot shows what was admitted, so that the caller's next call finds it; not for long."""
+        unseen = list(outcomes)
+        deadline = monotonic() + SNAPSHOT_SECONDS_MAX
+        while unseen and monotonic() < deadline:
+            unseen = [outcome for outcome in unseen if not self._shown(outcome)]
+            if unseen:
+                await asyncio.sleep(0.005)
+
+    def _shown(self, outcome: Outcome) -> bool:
+        resource = self._rooms.snapshot.find(outcome.key)
+        if outcome.action == "deleting":
+            return resource is None or resource.deleting
+        return resource is not None and resource.metadata.generation >= outcome.generation
 
     def _key(self, kind: Kind, call: Call, names: dict[str, str]) -> Key:
         key = translate.key(kind, names)
@@ -237,6 +258,8 @@ class Rest:
         dry_run = translate.flag(call.query("dry_run"), "dry_run")
         manifests = await _manifests(call)
         outcomes = await self._rooms.admission.apply(call.principal, manifests, dry_run=dry_run)
+        if not dry_run:
+            await self._seen(outcomes)
         await call.answer_json(200, {"results": [outcome.as_dict() for outcome in outcomes]})
 
     # --- the region ------------------------------------------------------------------------------------------------
