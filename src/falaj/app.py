@@ -76,8 +76,6 @@ GRACEFUL_SECONDS: Final = 10
 KEEP_ALIVE_SECONDS: Final = 75
 CONNECTIONS_MAX: Final = 2048
 METRICS_SECONDS: Final = 5.0
-#: From which probability of "yes" a passage counts as stating the answer; docs/decisions/0009-grounded-answers.md.
-VERDICT_MIN: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ def application(site: Site) -> Server:
     admission = Admission(site.database, site.store)
     gateway = Gateway(site.snapshot, site.inference)
     retriever = Retriever(site.snapshot, gateway, site.index, site.database)
-    answerer = Answerer(site.snapshot, retriever, gateway, verdict_min=VERDICT_MIN)
+    answerer = Answerer(site.snapshot, retriever, gateway)
     objects = Objects(site.objects, site.snapshot, site.database, changed=site.store.touch_referrers)
     readiness = Readiness(
         _identity(settings),

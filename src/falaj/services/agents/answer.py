@@ -1,8 +1,8 @@
 """A grounded answer: retrieve, judge passage by passage, answer from the one that states it, cite it, or refuse.
 
 The passages are read best first. For each, the model says whether the passage states the answer (one token, whose
-probability is the verdict); from the first that does, it writes the answer. None does: the agent refuses. The judgement
-is what keeps a small model from inventing; docs/decisions/0009-grounded-answers.md has the measurements.
+probability is the verdict); from the one that does it best, it writes the answer. None does: the agent refuses. The
+judgement is what keeps a small model from inventing; docs/decisions/0009-grounded-answers.md has the measurements.
 """
 
 from __future__ import annotations
@@ -37,6 +37,24 @@ _YES = ("yes", "نعم", "oui")
 _NO = ("no", "لا", "non")
 #: Behind a sentence's end and the white space after it; a full stop inside 7.5 or a.b is none.
 _SENTENCE = re.compile(r"(?<=[.!?؟]\s)|(?<=\n)")
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a passage must reach to be answered from; measured on the development questions of the handbook.
+
+    Attributes:
+        similarity_min: cosine of question and passage under which all passages are about something else, and no model
+            is asked. It belongs to the embedding model: multilingual-e5-small keeps even strangers above 0.7.
+        verdict_min: probability of "yes" from which a passage states the answer.
+        verdict_sure: probability from which the passages ranked below are not looked at any more.
+        rank_weight: how much the retrieval's score, 0 to 1, counts beside the verdict when passages compete.
+    """
+
+    similarity_min: float = 0.79
+    verdict_min: float = 0.58
+    verdict_sure: float = 0.7
+    rank_weight: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +134,11 @@ class _Run:
 class Answerer:
     """Answers questions put to agents. Safe for any number of concurrent questions; it keeps no state of its own."""
 
-    def __init__(self, snapshot: Snapshot, retriever: Retriever, gateway: Gateway, *, verdict_min: float) -> None:
-        """``verdict_min``: from which probability of "yes" on a passage counts as stating the answer."""
+    def __init__(self, snapshot: Snapshot, retriever: Retriever, gateway: Gateway, bar: Bar | None = None) -> None:
         self._snapshot = snapshot
         self._retriever = retriever
         self._gateway = gateway
-        self._verdict_min = verdict_min
+        self._bar = bar or Bar()
 
     async def ask(self, principal: Principal, project: str, agent: str, question: str) -> Answer:
         """The whole answer at once; see :meth:`stream` for the errors."""
@@ -190,13 +207,23 @@ class Answerer:
         return sorted(found, key=lambda passage: -passage.score)[: spec.passages_max]
 
     async def _grounds(self, run: _Run, passages: list[Passage]) -> Passage | None:
-        """The first passage, best first, that the model says states the answer."""
+        """The passage that the model most surely says states the answer, or None when no one reaches the bar."""
+        bar = self._bar
+        if max((passage.dense for passage in passages), default=0.0) < bar.similarity_min:
+            return None
+        judged: list[tuple[float, float, Passage]] = []
         for passage in passages:
-            messages = prompts.judge(run.spec.instructions, passage.heading, passage.text, run.question)
-            reply = await self._complete(run, messages, tokens_max=1, logprobs=True, top_logprobs=_TOP_TOKENS)
-            if _verdict(reply["choices"][0]) >= self._verdict_min:
+            verdict = await self._judge(run, passage)
+            if verdict >= bar.verdict_sure:
                 return passage
-        return None
+            judged.append((verdict + bar.rank_weight * passage.score, verdict, passage))
+        _, verdict, best = max(judged, key=lambda one: one[0])
+        return best if verdict >= bar.verdict_min else None
+
+    async def _judge(self, run: _Run, passage: Passage) -> float:
+        messages = prompts.judge(run.spec.instructions, passage.heading, passage.text, run.question)
+        reply = await self._complete(run, messages, tokens_max=1, logprobs=True, top_logprobs=_TOP_TOKENS)
+        return _verdict(reply["choices"][0])
 
     async def _write(self, run: _Run, passage: Passage) -> AsyncIterator[str]:
         """The answer, sentence by sentence, each checked before it is shown.
