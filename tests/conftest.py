@@ -21,6 +21,8 @@ from falaj.services.storage.kinds import BUCKET
 from falaj.trust.identity import Principal
 from tests.model_file import pull_small_model
 from tests.postgres import PostgresServer
+from tests.running import SYSTEM, RunningRegion
+from tests.seaweed import SeaweedServer
 
 KINDS = KindTable([SITE, PROJECT, BUCKET, MODEL, ENDPOINT, KNOWLEDGE_BASE, AGENT])
 
@@ -59,6 +61,16 @@ async def database(database_url: str) -> AsyncIterator[Database]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def seaweed(postgres: PostgresServer) -> Iterator[SeaweedServer]:
+    """A real SeaweedFS. Tests share it, so each takes bucket names of its own."""
+    postgres.admin("CREATE DATABASE seaweedfs")
+    server = SeaweedServer(postgres.url("seaweedfs"))
+    server.start()
+    yield server
+    server.remove()
+
+
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
     """A running Postgres of the test's own, to be killed and frozen."""
@@ -92,3 +104,22 @@ async def admission(database: Database, store: Store) -> Admission:
 def small_model() -> Path:
     """The 0.5B model's file, checked; pulled once into ``.cache/models`` of the checkout, or ``FALAJ_MODELS_DIR``."""
     return pull_small_model()
+
+
+@pytest.fixture(scope="session")
+def region() -> Iterator[RunningRegion]:
+    """A running region, started once by ``falaj up``; tests make projects of their own in it and break nothing."""
+    running = RunningRegion()
+    try:
+        yield running.up()
+    finally:
+        running.remove()
+
+
+@pytest.fixture(scope="session")
+def serving(region: RunningRegion, small_model: Path) -> RunningRegion:
+    """The same region with the endpoints ``chat`` (0.5B) and ``e5`` for every project."""
+    region.apply(*SYSTEM)
+    for endpoint in ("chat", "e5"):
+        region.wait_ready(f"/falaj/v1/projects/system/endpoints/{endpoint}")
+    return region

@@ -51,7 +51,7 @@ def _sections(document: ParsedDocument) -> Iterator[tuple[str, int, int]]:
     headings = document.headings
     yield "", document.body_start, headings[0].start if headings else len(document.text)
     above: list[Heading] = []
-    for heading, following in zip(headings, [*headings[1:], None], strict=True):
+    ends = [heading.start for heading in headings[1:]] + [len(document.text)]
+    for heading, end in zip(headings, ends, strict=False):
         above = [h for h in above if h.level < heading.level] + [heading]
-        end = following.start if following else len(document.text)
         yield HEADING_SEPARATOR.join(h.text for h in above if h.text), heading.end, end
