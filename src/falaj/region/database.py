@@ -35,6 +35,10 @@ GAP = ("", "")
 #: What ``listen`` yields, when asked to, while nothing happens: nothing was missed until now.
 BEAT = ("", "beat")
 
+#: A process that is frozen inside a transaction keeps its row locks; after this time Postgres takes them away. Nothing
+#: but statements belongs into a transaction, so a live process is never near it.
+IDLE_SECONDS_MAX = 5
+
 _MIGRATION = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 _MIGRATION_LOCK = 0x66616C616A01
 _RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0)
@@ -124,7 +128,7 @@ class Database:
             "connect_timeout": max(2, int(wait_seconds)),
             "application_name": application,
             "options": f"-c statement_timeout={int(statement_seconds_max * 1000)} -c lc_messages=C"
-            f" -c idle_in_transaction_session_timeout={int(statement_seconds_max * 2000)}",
+            f" -c idle_in_transaction_session_timeout={IDLE_SECONDS_MAX * 1000}",
         }
         self._doubts: WeakKeyDictionary[Connection, _CommitDoubt] = WeakKeyDictionary()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(

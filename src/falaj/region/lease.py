@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 _CLAIM = """
 WITH due AS MATERIALIZED (
     SELECT r.* FROM resource r
-    WHERE r.reconcile_at <= now() AND r.kind = ANY(%(kinds)s) AND NOT EXISTS (
+    WHERE r.reconcile_at <= now() AND r.kind = ANY(%s) AND NOT EXISTS (
         SELECT 1 FROM lease l WHERE (l.kind, l.project, l.name) = (r.kind, r.project, r.name) AND l.expires_at > now())
-    ORDER BY r.reconcile_at LIMIT %(limit)s FOR NO KEY UPDATE OF r SKIP LOCKED
+    ORDER BY r.reconcile_at LIMIT %s FOR NO KEY UPDATE OF r SKIP LOCKED
 ), taken AS (
     INSERT INTO lease AS l (kind, project, name, holder, token, expires_at)
-    SELECT kind, project, name, %(holder)s, nextval('lease_token'), now() + make_interval(secs => %(seconds)s) FROM due
+    SELECT kind, project, name, %s, nextval('lease_token'), now() + make_interval(secs => %s) FROM due
     ON CONFLICT (kind, project, name) DO UPDATE
         SET holder = excluded.holder, token = excluded.token, expires_at = excluded.expires_at
         WHERE l.expires_at <= now()
@@ -131,12 +131,7 @@ class Leases:
     async def claim(self, kinds: Collection[str], limit: int) -> list[Claim]:
         """Take up to ``limit`` due resources, those that wait longest first."""
         deadline = time.monotonic() + self.lease_seconds
-        async with self._database.transaction() as connection:
-            cursor = await connection.execute(
-                _CLAIM,
-                {"kinds": list(kinds), "limit": limit, "holder": self.holder, "seconds": self.lease_seconds},
-            )
-            rows = await cursor.fetchall()
+        rows = await self._database.fetch(_CLAIM, list(kinds), limit, self.holder, self.lease_seconds)
         claims = []
         for row in rows:
             try:

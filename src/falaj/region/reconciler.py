@@ -18,7 +18,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -205,8 +205,11 @@ class Reconciler:
             await asyncio.sleep(0.005)  # what was woken together is claimed together
 
     def _start(self, claim: Claim) -> None:
+        """Start a step; one of ours on the same resource, whose lease must have ended unnoticed, is ended before."""
+        key = claim.resource.key
+        stale = [task for token, task in self._running.items() if self._held[token].resource.key == key]
         self._held[claim.token] = claim
-        task = asyncio.create_task(self._step(claim), name=str(claim.resource.key))
+        task = asyncio.create_task(self._step(claim, stale), name=str(key))
         self._running[claim.token] = task
         task.add_done_callback(lambda _: self._ended(claim.token))
 
@@ -214,8 +217,12 @@ class Reconciler:
         del self._running[token]
         self._look.set()
 
-    async def _step(self, claim: Claim) -> None:
+    async def _step(self, claim: Claim, stale: Sequence[asyncio.Task[None]]) -> None:
         """Run one step of a controller and queue how it ended."""
+        for task in stale:
+            task.cancel()
+        if stale:
+            await asyncio.wait(stale)
         resource = claim.resource
         work = Work(self._leases, claim, self._step_seconds)
         controller = self._controllers[resource.kind.name]

@@ -20,7 +20,7 @@ CREATE TABLE resource (
     PRIMARY KEY (kind, project, name)
 );
 CREATE INDEX resource_due ON resource (reconcile_at);
-CREATE INDEX resource_project ON resource (project, kind);
+CREATE INDEX resource_project ON resource (project, kind, name);  -- all three: a point look-up through it stays one
 
 CREATE TABLE reference (
     kind           text COLLATE "C" NOT NULL,
