@@ -49,7 +49,7 @@ def _sources(session: Session) -> list[str]:
     sources = []
     for name in type(session.settings).model_fields:
         variable = variables.get(f"FALAJ_{name.upper()}")
-        if name == "home" and session.home_given:
+        if name == "home" and session.home is not None:
             sources.append("--home")
         elif variable is not None:
             sources.append(variable)

@@ -72,7 +72,10 @@ class Output:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*(Text("-" if cell in (None, "") else self.shown(str(cell))) for cell in row))
-        self.results.print(table)
+        with self.results.capture() as printed:
+            self.results.print(table)
+        # Cells are padded to their column; what pads the last one is nothing to anybody.
+        self.results.file.write("\n".join(line.rstrip() for line in printed.get().split("\n")))
 
     def note(self, text: str) -> None:
         """Tell the person something that is not a result."""

@@ -66,6 +66,11 @@ class Session:
 
     Args:
         home, url, key_file, project, as_json: the shared options; None when not given.
+
+    Attributes:
+        home: the folder of ``--home``; None when not given. In force is ``settings.home``.
+        project: the project of ``-p`` or ``FALAJ_PROJECT``; None when not given.
+        out: where to print.
     """
 
     def __init__(
@@ -77,16 +82,11 @@ class Session:
         project: str | None = None,
         as_json: bool = False,
     ) -> None:
-        self._home = home
+        self.home = home
         self._url = url or os.environ.get("FALAJ_URL") or None
         self._key_file = key_file
         self.project = project or os.environ.get("FALAJ_PROJECT") or None
         self.out = Output(as_json=as_json)
-
-    @property
-    def home_given(self) -> bool:
-        """Whether ``--home`` was given."""
-        return self._home is not None
 
     @cached_property
     def settings(self) -> Settings:
@@ -97,7 +97,7 @@ class Session:
         """
         from falaj.settings import load  # noqa: PLC0415 -- a fifth of a second that `--help` must not cost
 
-        return load(home=self._home)
+        return load(home=self.home)
 
     @cached_property
     def url(self) -> str:

@@ -100,7 +100,8 @@ class Seen:
             return "gone"
         if self.resource["metadata"].get("deletionRequestedAt"):
             return "deleting"
-        condition = self.condition()
+        conditions = self.resource["status"].get("conditions", ())
+        condition: Mapping[str, Any] = next((c for c in conditions if c["type"] == READY), {})
         said = ": ".join(part for part in (condition.get("reason"), condition.get("message")) if part)
         return said or "not looked at yet"
 
@@ -232,7 +233,7 @@ class Display:
             done = total
         elif total is not None and done >= total:
             done = total - 1e-3  # everything is counted, but the condition does not hold yet
-        progress.update(self._tasks[item.reference], total=total, completed=done, state=_line(item, counted, reached))
+        progress.update(self._tasks[item.reference], total=total, completed=done, state=_line(item, counted))
 
     def _draw_sum(self, progress: Progress, seen: Sequence[Seen]) -> None:
         reached = sum(item.reached(self._goal) for item in seen)
@@ -248,8 +249,8 @@ class Display:
             return
         for item in seen:
             counted = amount(item.resource) if item.resource is not None else None
-            line = _line(item, counted, item.reached(self._goal))
-            self._say_once(item.reference, f"{item.reference}: {line}", at_once=item.reached(self._goal))
+            line = f"{item.reference}: {_line(item, counted)}"
+            self._say_once(item.reference, line, at_once=item.reached(self._goal))
 
     def _say_once(self, reference: Reference, line: str, *, at_once: bool = False) -> None:
         before, said_at = self._said.get(reference, ("", float("-inf")))
@@ -259,11 +260,9 @@ class Display:
             self._out.note(line)
 
 
-def _line(item: Seen, counted: Amount | None, reached: bool) -> str:
-    state = item.state
-    if reached and item.resource is not None:
-        return state if counted is None else f"{counted}, {state}"
-    return f"{counted}, {state}" if counted is not None else state
+def _line(item: Seen, counted: Amount | None) -> str:
+    """How far it is, in a line; what the condition counts itself is not said twice."""
+    return item.state if counted is None or str(counted) in item.state else f"{counted}, {item.state}"
 
 
 def report(
