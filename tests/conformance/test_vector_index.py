@@ -87,7 +87,7 @@ async def test_what_is_put_in_comes_out_as_it_was(index: VectorIndex) -> None:
 async def test_vectors_rank_by_cosine(index: VectorIndex) -> None:
     await index.replace_document("p.kb", "a", [piece("a", number, f"text {number}") for number in range(8)])
     hits = await index.search_vector("p.kb", [value * 3 for value in direction(2)], limit=3)
-    assert [hit.start for hit in hits][0] == 2
+    assert hits[0].start == 2
     assert {hit.start for hit in hits} == {1, 2, 3}
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
     assert hits[1].score == pytest.approx(math.cos(math.pi / 16), abs=1e-5)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from falaj.engines import lancedb_index
 from falaj.engines.interface import Chunk, IndexDamaged, S3Credentials
 from falaj.engines.lancedb_index import LanceIndex, storage_options
 from falaj.errors import LimitExceeded, Transient
@@ -27,6 +29,11 @@ async def index(tmp_path: Path) -> LanceIndex:
     made = LanceIndex(str(tmp_path))
     await made.create("p.kb", 4)
     return made
+
+
+async def fill(index: LanceIndex) -> None:
+    for number in range(100):
+        await index.replace_document("p.kb", "big", [piece("big", f"نص {number} " * 20_000)])
 
 
 def files(folder: Path, pattern: str) -> list[Path]:
@@ -80,20 +87,13 @@ async def test_a_full_disk_is_a_limit_and_loses_nothing(tmp_path: Path) -> None:
         await index.create("p.kb", 4)
         await index.replace_document("p.kb", "good", [piece("good", "كلمة طيبة")])
         with pytest.raises(LimitExceeded):
-            for number in range(100):
-                await index.replace_document("p.kb", "big", [piece("big", f"نص {number} " * 20_000)])
+            await fill(index)
         assert [hit.document for hit in await index.search_text("p.kb", terms("طيبة"), limit=1)] == ["good"]
-        for path in folder.glob("filler"):
-            path.unlink()
     finally:
         subprocess.run(["umount", "-l", folder], timeout=10, check=True)
 
 
 async def test_versions_do_not_pile_up(index: LanceIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import timedelta
-
-    from falaj.engines import lancedb_index
-
     for number in range(20):
         await index.replace_document("p.kb", "a", [piece("a", f"نص رقم {number}")])
     many = len(files(tmp_path, "_versions/*")), len(files(tmp_path, "data/*"))
@@ -128,7 +128,8 @@ async def main():
     await index.create('p.kb', 384)
     for number in range(30):
         await index.replace_document('p.kb', f'd{number}', [
-            Chunk(f'd{number}', 'en', '', i, i + 5, 'words', f'some words {i}', [0.01 * i] * 384) for i in range(1, 21)])
+            Chunk(f'd{number}', 'en', '', i, i + 5, 'words', f'some words {i}', [0.01 * i] * 384)
+            for i in range(1, 21)])
     await index.optimise('p.kb')
     async def search(times):
         for _ in range(times):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def assert_exact(document: ParsedDocument, characters_max: int) -> None:
     for piece in pieces:
         assert piece.text == document.text[piece.start : piece.end]
         assert 0 < len(piece.text) <= characters_max
-    for one, following in zip(pieces, pieces[1:], strict=False):
+    for one, following in pairwise(pieces):
         assert one.end <= following.start
 
 

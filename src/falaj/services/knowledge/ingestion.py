@@ -79,8 +79,7 @@ def recipe_of(resource: Resource, snapshot: Snapshot) -> Recipe:
     """
     key = endpoint_key(resource.key.project, resource.spec.embedding)
     endpoint = snapshot.find(key)
-    # An endpoint that sleeps when idle is woken by the first request, so its readiness is not waited for.
-    if endpoint is None or not (endpoint.status.ready or endpoint.spec.idle_seconds_max):
+    if endpoint is None or not endpoint.status.ready:
         what = "does not exist" if endpoint is None else "is not ready"
         raise Transient(
             f"the embedding endpoint {key.project}/{key.name} {what}",
@@ -213,7 +212,7 @@ class Ingestion:
             batch = missing[start : start + _EMBED_BATCH]
             embedded = await self._gateway.embed(
                 recipe.base.project,
-                recipe.spec.embedding,
+                endpoint_key(recipe.base.project, recipe.spec.embedding),
                 [texts[digest] for digest in batch],
                 input_type="passage",
             )

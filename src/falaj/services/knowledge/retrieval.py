@@ -13,7 +13,7 @@ from falaj.region.resource import Key, Resource
 from falaj.region.snapshot import Snapshot
 from falaj.services.knowledge.documents import DocumentInfo, Documents
 from falaj.services.knowledge.fusion import Found, Ranked, fuse
-from falaj.services.knowledge.kinds import KNOWLEDGE_BASE
+from falaj.services.knowledge.kinds import KNOWLEDGE_BASE, endpoint_key
 from falaj.services.knowledge.language import detect
 from falaj.services.knowledge.normalise import terms
 from falaj.services.models.gateway import Gateway
@@ -90,7 +90,8 @@ class Retriever:
                 hint=f"see `falaj describe kb {knowledge_base} --project {project}`",
                 retry_after_seconds=5.0,
             )
-        embedded = await self._gateway.embed(project, resource.spec.embedding, [query], input_type="query")
+        endpoint = endpoint_key(project, resource.spec.embedding)
+        embedded = await self._gateway.embed(project, endpoint, [query], input_type="query")
         index = f"{project}.{knowledge_base}"
         ranked = await search_index(
             self._index, index, query, embedded.vectors[0], languages=resource.spec.languages, limit=limit

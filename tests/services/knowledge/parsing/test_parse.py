@@ -19,6 +19,9 @@ from falaj.services.knowledge.parsing.pdf import parse_pdf
 DATA = Path(__file__).parents[3] / "data"
 
 
+DEFAULT = Limits()
+
+
 def pdf_with(content: bytes) -> bytes:
     """A PDF of one page whose content stream inflates to ``content``."""
     packed = zlib.compress(content, 9)
@@ -40,7 +43,7 @@ def pdf_with(content: bytes) -> bytes:
     )
 
 
-async def reason_of(name: str, content: bytes, limits: Limits = Limits()) -> str:
+async def reason_of(name: str, content: bytes, limits: Limits = DEFAULT) -> str:
     with pytest.raises(Unreadable) as caught:
         await parse(name, content, limits)
     return caught.value.reason
@@ -129,8 +132,9 @@ async def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_child_is_small() -> None:
     """Reading a PDF must not import what reading a PDF does not need."""
     script = (
-        "import sys; sys.argv = ['x', 'pdf', str(1 << 30), '60']; import falaj.services.knowledge.parsing.__main__ as m;"
-        "m.main(sys.argv[1:]); print(); print([n for n in ('lancedb', 'pyarrow', 'boto3', 'trafilatura') if n in sys.modules])"
+        "import sys, falaj.services.knowledge.parsing.__main__ as child\n"
+        "child.main(['pdf', str(1 << 30), '60']); print()\n"
+        "print([name for name in ('lancedb', 'pyarrow', 'boto3', 'trafilatura') if name in sys.modules])"
     )
     run = subprocess.run(
         [sys.executable, "-c", script],

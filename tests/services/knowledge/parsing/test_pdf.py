@@ -16,10 +16,11 @@ from falaj.services.knowledge.parsing.pdf import clean, parse_pdf
 DATA = Path(__file__).parents[3] / "data"
 
 SENTENCES = {
-    "water-en.pdf": "The channel is cleaned twice a year, in March and in October. Every farm sends one worker for two days, or "
-    "pays nine dirhams for each day.",
+    "water-en.pdf": "The channel is cleaned twice a year, in March and in October. Every farm sends one worker for two "
+    "days, or pays nine dirhams for each day.",
     "water-fr.pdf": "L'agriculteur qui manque un tour peut en demander la moitié le vendredi suivant.",
-    "water-ar.pdf": "ينظف الفلج مرتين في السنة، في مارس وأكتوبر. ترسل كل مزرعة عاملا واحدا مدة يومين، أو تدفع ٩ دراهم عن كل يوم.",
+    "water-ar.pdf": "ينظف الفلج مرتين في السنة، في مارس وأكتوبر. "
+    "ترسل كل مزرعة عاملا واحدا مدة يومين، أو تدفع ٩ دراهم عن كل يوم.",
     "water-ar-libreoffice.pdf": "ترسل كل مزرعة عاملا واحدا مدة يومين، أو تدفع ٩ دراهم عن كل يوم.",
     "printing-forbidden.pdf": "A farmer who misses a turn may ask for half of it on the next Friday.",
 }
