@@ -162,7 +162,7 @@ class FileProcesses:
         """Every process that is declared or running, by name."""
         files = [*self._specs.glob("*.json"), *self._states.glob("*.json")]
         names = sorted({path.stem for path in files if not path.name.startswith(".")})
-        seen = {name: self.observe(name) for name in names if _NAME.match(name)}
+        seen = {name: self.observe(name) for name in names if _NAME.fullmatch(name)}
         return {name: state for name, state in seen.items() if state is not None}
 
     def create(self, spec: ProcessSpec) -> None:
@@ -262,7 +262,7 @@ class FileProcesses:
 
     @staticmethod
     def _check(name: str) -> str:
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise Invalid(
                 f"{name[:80]!r} is not a process name",
                 hint="1 to 120 lowercase letters, digits, dots and hyphens; a letter or a digit first and last",

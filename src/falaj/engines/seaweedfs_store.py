@@ -216,7 +216,7 @@ class SeaweedStore:
         await self._call(lambda: self._grant(_identity(project), project, access_key, secret_key), project)
 
     def _grant(self, identity: str, project: str, access_key: str, secret_key: str) -> None:
-        if not _KEY.match(access_key) or not _KEY.match(secret_key):
+        if not _KEY.fullmatch(access_key) or not _KEY.fullmatch(secret_key):
             raise Invalid("an S3 key is malformed", where=project, hint="8 to 128 letters, digits, - and _")
         actions = [f"{action}:{project}.*" for action in _ACTIONS]
         if not self._filer.put_identity(identity, access_key, secret_key, actions):
@@ -257,7 +257,7 @@ class SeaweedStore:
 
 
 def _identity(project: str) -> str:
-    if not _PROJECT.match(project):
+    if not _PROJECT.fullmatch(project):
         raise Invalid(f"{project[:80]!r} is not a project's name")
     return f"project-{project}"
 

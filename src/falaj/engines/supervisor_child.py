@@ -60,7 +60,7 @@ class Child:
         self._restarts = 0
         self._message = ""
         self._backoff_seconds = BACKOFF_SECONDS_MIN
-        self._start_not_before = 0.0
+        self.start_not_before = 0.0
         self._kill_at = float("inf")
         self._stop_signal = "TERM"
         self._stop_timeout_seconds = 20.0
@@ -102,7 +102,7 @@ class Child:
 
     def start_when_due(self, now: float) -> None:
         """Start the process unless it runs already or its backoff is not over."""
-        if self.running or self.spec is None or now < self._start_not_before:
+        if self.running or self.spec is None or now < self.start_not_before:
             return
         try:
             line = os.open(self._life_line, os.O_RDWR | os.O_CREAT, 0o600)
@@ -193,7 +193,7 @@ class Child:
             procfs.kill(procfs.session_of(self._pid, self._start_ticks))
         self._end_holders()
         if self.phase == "stopping":
-            self.phase, self._message, self._start_not_before = "stopped", "", 0.0
+            self.phase, self._message, self.start_not_before = "stopped", "", 0.0
             self._backoff_seconds = BACKOFF_SECONDS_MIN
         else:
             if self._healthy_since is not None and now - self._healthy_since >= HEALTHY_SECONDS:
@@ -206,7 +206,7 @@ class Child:
 
     def _back_off(self, now: float, message: str) -> None:
         self.phase, self._message = "backoff", message
-        self._start_not_before = now + self._backoff_seconds
+        self.start_not_before = now + self._backoff_seconds
         self._backoff_seconds = min(2 * self._backoff_seconds, BACKOFF_SECONDS_MAX)
 
     def _end_holders(self) -> None:
@@ -224,7 +224,7 @@ class Child:
     def stop(self, now: float) -> None:
         """Ask the process to end; ``look`` kills it once its time is over."""
         if self.pidfd is None:
-            self.phase, self._message, self._start_not_before = "stopped", "", 0.0
+            self.phase, self._message, self.start_not_before = "stopped", "", 0.0
         elif self.phase != "stopping":
             self.phase, self._message = "stopping", ""
             self._kill_at = now + self._stop_timeout_seconds

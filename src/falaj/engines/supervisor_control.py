@@ -169,10 +169,15 @@ def request_stop(site: SiteFiles) -> None:
 
 
 def wait_until_stopped(site: SiteFiles, timeout_seconds: float) -> bool:
-    """Wait until neither supervisor nor keeper lives; False when they still did after ``timeout_seconds``."""
+    """Wait until supervisor, keeper and all their processes have ended; False when some still lived at the end.
+
+    A supervisor that dies over it is started again, so this is only called after :func:`request_stop`.
+    """
     deadline = time.monotonic() + timeout_seconds
-    while is_running(site):
+    while is_running(site) or any(is_locked(life_line) for life_line in site.state.glob("*.alive")):
         if time.monotonic() >= deadline:
             return False
+        if not is_running(site):
+            request_stop(site)
         time.sleep(0.05)
     return True
