@@ -198,8 +198,14 @@ class EndpointController:
                 "False", "WaitingForModel", f"model {spec.model!r}: {reason.reason if reason else 'not looked at yet'}"
             )
             return Result(requeue_after_seconds=5.0)  # its news wake this one earlier
-        status.site = place(await self._store.list("Site"), spec.site)
+        status.site = await self._placed(spec, status.site)
         return await self._converge(resource, model.status.path)
+
+    async def _placed(self, spec: EndpointSpec, before: str) -> str:
+        """The endpoint's site. Once chosen it stays, also while it is not ready: its replicas may well answer."""
+        sites = await self._store.list("Site")
+        standing = {site.metadata.name for site in sites if site.spec.role == "data" and not site.deleting}
+        return before if before in standing and spec.site in {None, before} else place(sites, spec.site)
 
     async def _converge(self, resource: Resource, path: str) -> Result:
         spec: EndpointSpec = resource.spec
@@ -230,7 +236,8 @@ class EndpointController:
         self._orphans_at = time.monotonic() + ORPHANS_SECONDS
         for engine in self._engines.values():
             for name in await engine.list():
-                project, endpoint, _ = name.split(".")
+                project, _, rest = name.partition(".")  # an endpoint's name may hold dots, a project's not
+                endpoint = rest.rpartition(".")[0]
                 if await self._store.find(Key("Endpoint", project, endpoint)) is None:
                     await engine.delete(name)
 
@@ -252,12 +259,12 @@ def _judge(status: EndpointStatus, wanted: int) -> Result:
 
 
 def _replica_name(key: Key, number: int) -> str:
-    """``project.endpoint.number``: dots cannot be part of names, so no two endpoints share one."""
+    """``project.endpoint.number``: only the endpoint's name may hold dots, so no two endpoints share one."""
     return f"{key.project}.{key.name}.{number}"
 
 
 async def _replicas_of(engine: ReplicaEngine, key: Key) -> list[str]:
-    return [name for name in await engine.list() if name.startswith(f"{key.project}.{key.name}.")]
+    return [name for name in await engine.list() if name.rpartition(".")[0] == f"{key.project}.{key.name}"]
 
 
 def _replica_spec(key: Key, number: int, spec: EndpointSpec, path: str) -> ReplicaSpec:
