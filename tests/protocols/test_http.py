@@ -161,7 +161,7 @@ async def test_a_client_that_stops_reading_is_let_go(monkeypatch: pytest.MonkeyP
 
     echo = Echo(endless)
     async with served(echo) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         await asyncio.wait_for(echo.gone.wait(), 10)
         writer.close()

@@ -159,5 +159,7 @@ async def test_nothing_but_http_is_spoken(database: Database) -> None:
 
     server, key, _ = await own_server(database, never)
     async with served(server) as port:
-        head = f"GET /a HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+        upgrade = "upgrade: websocket\r\nconnection: upgrade\r\n"
+        head = f"GET /a HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\n{upgrade}\r\n"
+        # It is served as plain HTTP (and fails as this handler does), never as a WebSocket.
         assert (await exchange(port, head.encode())).status == 500
