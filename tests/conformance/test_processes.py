@@ -9,7 +9,7 @@ import pytest
 
 from falaj.engines.interface import Probe, Processes, ProcessSpec
 from falaj.errors import Conflict
-from tests.site import Site, sleeper, until
+from tests.sites import Site, sleeper, until
 
 
 @pytest.fixture(scope="module", params=["files"])

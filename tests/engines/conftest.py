@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.site import Site
+from tests.sites import Site
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from tests.site import Site, until
+from tests.sites import Site, until
 
 
 def test_the_keeper_leaves_once_the_site_has_stopped(running_site: Site) -> None:

@@ -18,7 +18,7 @@ import pytest
 from falaj.engines import postgres
 from falaj.engines import supervisor_procfs as procfs
 from falaj.errors import NotFound, Terminal
-from tests.site import Site, until
+from tests.sites import Site, until
 
 PASSWORD = "test-password"
 ACCOUNT = "nobody" if os.geteuid() == 0 else None
@@ -183,7 +183,7 @@ def test_a_disk_without_room_is_told(tmp_path: Path) -> None:
     if mounted.returncode != 0:
         pytest.skip("this machine does not let root mount")
     try:
-        with pytest.raises(Terminal, match="initdb failed.*No space left"):
+        with pytest.raises(Terminal, match=r"initdb failed.*No space left"):
             postgres.prepare(tmp_path / "postgres", password=PASSWORD, account=ACCOUNT)
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)

@@ -20,7 +20,7 @@ from falaj.engines.interface import Probe, ProcessSpec
 from falaj.engines.processes import PORTS, FileProcesses, StateRecord, decode_spec, digest, encode_spec, write_record
 from falaj.errors import Conflict, Invalid, NotFound
 from tests.postgres import free_port
-from tests.site import Site, sleeper
+from tests.sites import Site, sleeper, until
 
 words = st.text(max_size=20)
 
@@ -136,8 +136,6 @@ def test_a_preferred_port_that_is_taken_names_who_has_it(tmp_path: Path) -> None
     port = free_port()
     argv = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as foreign:
-        from tests.site import until
-
         until(lambda: not _free(port))
         with pytest.raises(Conflict, match=rf"port {port} is taken by process {foreign.pid} .*http\.server"):
             processes.allocate_port("gateway", port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from falaj.engines import supervisor_procfs as procfs
 from falaj.engines.interface import Probe, ProcessSpec
 from falaj.engines.processes import read_record
-from tests.site import Site, sleeper, until
+from tests.sites import Site, sleeper, until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -190,8 +191,6 @@ def test_a_declaration_that_cannot_be_read_leaves_what_runs(running_site: Site) 
 
 
 def test_a_second_supervisor_leaves_at_once(running_site: Site) -> None:
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-m", "falaj.engines.supervisor", "--site-dir", str(running_site.folder)],
         timeout=20,

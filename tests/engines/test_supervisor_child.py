@@ -13,7 +13,7 @@ from falaj.engines import supervisor_procfs as procfs
 from falaj.engines.interface import ProcessSpec
 from falaj.engines.processes import digest, encode_spec, read_record
 from falaj.engines.supervisor_child import BACKOFF_SECONDS_MAX, Child
-from tests.site import Site, sleeper, until
+from tests.sites import Site, sleeper, until
 
 
 def declared(site: Site, spec: ProcessSpec) -> Child:

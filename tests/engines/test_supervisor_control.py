@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from falaj.engines import supervisor_control as control
-from tests.site import Site, sleeper, until
+from tests.sites import Site, sleeper, until
 
 
 def test_a_lock_is_held_by_one_and_ends_with_its_descriptor(tmp_path: Path) -> None:

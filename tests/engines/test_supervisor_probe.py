@@ -13,7 +13,7 @@ import pytest
 from falaj.engines.interface import Probe
 from falaj.engines.supervisor_probe import Prober, check
 from tests.postgres import free_port
-from tests.site import until
+from tests.sites import until
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from falaj.engines import supervisor_procfs as procfs
-from tests.site import until
+from tests.sites import until
 
 
 def test_a_process_is_known_by_pid_and_start_time() -> None:

@@ -1,4 +1,4 @@
-"""A real supervised site in a temporary folder, and a whole region started by the command; both end what they started."""
+"""A real supervised site in a temporary folder, and a whole region started by the command. They end what they start."""
 
 from __future__ import annotations
 
