@@ -44,8 +44,9 @@ _MIGRATION_LOCK = 0x66616C616A01
 _RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
 # SQLSTATEs (class or code) that go away by themselves: connections, shutdown, conflicts between transactions, timeouts,
-# memory, a standby that does not take writes yet. https://www.postgresql.org/docs/18/errcodes-appendix.html
-_TRANSIENT = ("08", "40", "53", "55P03", "57P01", "57P02", "57P03", "57P05", "57014", "25006", "58")
+# memory, a standby that does not take writes yet, a table that `control` has yet to make.
+# https://www.postgresql.org/docs/18/errcodes-appendix.html
+_TRANSIENT = ("08", "40", "53", "55P03", "57P01", "57P02", "57P03", "57P05", "57014", "25006", "58", "42P01")
 
 
 def translate(error: psycopg.Error) -> FalajError:
@@ -58,7 +59,9 @@ def translate(error: psycopg.Error) -> FalajError:
     if isinstance(error, errors.UniqueViolation | errors.ForeignKeyViolation | errors.ExclusionViolation):
         return Conflict(error.diag.message_detail or text, where="postgres", hint="read it again, then decide")
     if isinstance(error, PoolTimeout | PoolClosed | TooManyRequests) or state.startswith(_TRANSIENT):
-        return Transient(f"Postgres is away or busy: {text}", where="postgres", hint="it is tried again by itself")
+        return Transient(
+            f"Postgres is away, busy or not prepared: {text}", where="postgres", hint="it is tried again by itself"
+        )
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state:
         return Transient(f"Postgres cannot be reached: {text}", where="postgres", hint="it is tried again by itself")
     if isinstance(error, psycopg.DataError):
