@@ -91,7 +91,7 @@ class KnowledgeBaseController:
                 return Result(requeue_after_seconds=0.0)
             return await self._check(plan, recipe)
         except IndexDamaged as error:
-            return await self._rebuild(recipe, work, error.message)
+            return await self._rebuild(resource, recipe, work, error.message)
 
     async def _ensure_buckets(self) -> None:
         for bucket in {TEXTS_BUCKET, INDEX_BUCKET} - await self._objects.observe_buckets():
@@ -180,8 +180,11 @@ class KnowledgeBaseController:
             raise IndexDamaged(f"the index holds {'nothing' if held is None else held} of {expected} passages")
         return Result()
 
-    async def _rebuild(self, recipe: Recipe, work: Work, why: str) -> Result:
+    async def _rebuild(self, resource: Resource, recipe: Recipe, work: Work, why: str) -> Result:
         """Drop the index and forget which documents are in it. Vectors are kept, so reading again is quick."""
+        status: KnowledgeBaseStatus = resource.status
+        status.documents_ready = status.documents_failed = status.chunks = 0
+        status.set_condition("False", "Rebuilding", f"the index is made anew from the documents: {why}")
         await work.event("IndexRebuilt", f"the index is made anew from the documents: {why}", warning=True)
         await self._documents.forget_all(recipe.base, work.prove, vectors=False)
         await self._index.delete(recipe.index)
