@@ -60,7 +60,7 @@ class RunningRegion:
     """Further settings, as they are named in the environment."""
 
     def __post_init__(self) -> None:
-        self.http = urllib3.PoolManager(retries=False, timeout=60)
+        self.http = urllib3.PoolManager(retries=False, timeout=150)
 
     @property
     def url(self) -> str:
@@ -121,9 +121,9 @@ class RunningRegion:
         return psutil.Process(record["pid"])
 
     def replica(self, endpoint: str) -> psutil.Process:
-        """The worker of an endpoint's first replica."""
-        (path,) = (self.site_dir / "state").glob(f"model-*-{endpoint}.0.json")
-        return self.process(path.stem)
+        """The worker of the first replica of an endpoint of the project ``system``."""
+        status = self.call("GET", f"/falaj/v1/projects/system/endpoints/{endpoint}").json()["status"]
+        return psutil.Process(status["replicas"][0]["pid"])
 
     def call(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from falaj.region.reconciler import Result, Work
-from falaj.region.resource import Key, Resource
+from falaj.region.resource import SYSTEM_PROJECT, Key, Resource
 from falaj.region.store import Store
 from falaj.services.agents.kinds import AGENT, AgentSpec, AgentStatus
 from falaj.services.knowledge.kinds import endpoint_key
@@ -31,7 +31,7 @@ class AgentController:
             *(Key("KnowledgeBase", project, name) for name in spec.knowledge),
         ]
         found = [(key, await self._store.find(key)) for key in needed]
-        missing = [str(key) for key, other in found if other is None]
+        missing = [f"{key}{await self._elsewhere(key)}" for key, other in found if other is None]
         waiting = [str(key) for key, other in found if other is not None and not other.status.ready]
         if missing:
             status.set_condition("False", "Missing", f"not declared: {', '.join(missing)}")
@@ -42,3 +42,8 @@ class AgentController:
                 "True", "Answering", f"call it as model {status.model}, or: falaj ask {resource.metadata.name}"
             )
         return Result()
+
+    async def _elsewhere(self, key: Key) -> str:
+        """A hint when an endpoint is missing here and stands in the project that serves all others."""
+        shared = Key(key.kind, SYSTEM_PROJECT, key.name)
+        return f" (did you mean {shared.project}/{shared.name}?)" if await self._store.find(shared) else ""
