@@ -25,7 +25,8 @@ from falaj.engines.interface import Chunk, VectorIndex
 from falaj.engines.lancedb_index import LanceIndex
 from falaj.services.knowledge.chunking import chunk, context
 from falaj.services.knowledge.fusion import Ranked
-from falaj.services.knowledge.normalise import terms
+from falaj.services.knowledge.ingestion import embedded_text
+from falaj.services.knowledge.normalise import plain_letters, terms
 from falaj.services.knowledge.parsing.document import ParsedDocument
 from falaj.services.knowledge.parsing.text import parse_markdown, parse_text
 from falaj.services.knowledge.retrieval import search_index
@@ -88,7 +89,7 @@ class Corpus:
     async def add(self, document: str, parsed: ParsedDocument, language: str) -> None:
         """Index one document the way ingestion does."""
         pieces = chunk(parsed, CHUNK_CHARACTERS_MAX)
-        texts = [f"{context(parsed, piece)}\n{piece.text}".strip() for piece in pieces]
+        texts = [embedded_text(context(parsed, piece), piece) for piece in pieces]
         vectors = self._embedder.embed(texts, query=False)
         chunks = [
             Chunk(document, language, piece.heading, piece.start, piece.end, piece.text, terms(text), vector)
@@ -98,7 +99,7 @@ class Corpus:
 
     async def measure(self, suite: str, questions: Sequence[Question], languages: Sequence[str]) -> Measured:
         """Ask every question in the passages of ``languages``, and count."""
-        vectors = self._embedder.embed([question.text for question in questions], query=True)
+        vectors = self._embedder.embed([plain_letters(question.text) for question in questions], query=True)
         hits: list[list[Ranked]] = []
         began = time.perf_counter()
         for question, vector in zip(questions, vectors, strict=True):

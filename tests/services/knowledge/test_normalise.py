@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falaj.services.knowledge.normalise import digits_to_ascii, fold, strip_invisible, terms
+from falaj.services.knowledge.normalise import digits_to_ascii, fold, plain_letters, strip_invisible, terms
 
 ARABIC = st.text(alphabet=st.characters(min_codepoint=0x0600, max_codepoint=0x06FF), max_size=60)
 DIACRITICS = "\u064b\u064c\u064d\u064e\u064f\u0650\u0651\u0652\u0670"
@@ -30,6 +30,11 @@ DIACRITICS = "\u064b\u064c\u064d\u064e\u064f\u0650\u0651\u0652\u0670"
 )
 def test_spellings_fold(written: str, folded: str) -> None:
     assert fold(written) == folded
+
+
+def test_plain_letters_are_what_is_written_every_day() -> None:
+    assert plain_letters("كَمْ تَسْتَمِرُّ الدَّوْرَةُ؟") == "كم تستمر الدورة؟"
+    assert plain_letters("فـــلـــج \u200fÉté 1\ufeff") == "فلج Été 1"
 
 
 def test_terms_are_words_without_punctuation() -> None:

@@ -228,13 +228,17 @@ async def test_replicas_without_an_endpoint_are_stopped(
 
 
 async def test_endpoints_whose_names_run_together_are_kept_apart(region: Region, processes: FileProcesses) -> None:
+    endpoints = [("a-b", "c"), ("a", "b-c"), ("a", "b-c.0")]
     await region.apply(E5_MODEL, catalogue="multilingual-e5-small")
-    for project, name in (("a-b", "c"), ("a", "b-c")):
+    for project in ("a", "a-b"):
         await region.apply(Key("Project", "", project))
+    for project, name in endpoints:
         await region.apply(Key("Endpoint", project, name), model="e5", threads=1)
-    for project, name in (("a-b", "c"), ("a", "b-c")):
+    for project, name in endpoints:
         await region.until_reason(Key("Endpoint", project, name), "ReplicasReady")
-    assert set(processes.observe_all()) == {"model-e5-a-b.c.0", "model-e5-a.b-c.0"}
+    await region.delete(Key("Endpoint", "a", "b-c"))
+    await region.until_gone(Key("Endpoint", "a", "b-c"))
+    assert set(processes.observe_all()) == {"model-e5-a-b.c.0", "model-e5-a.b-c.0.0"}
 
 
 @pytest.mark.model

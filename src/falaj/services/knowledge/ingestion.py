@@ -24,7 +24,7 @@ from falaj.services.knowledge.chunking import Piece, chunk, context
 from falaj.services.knowledge.documents import Documents, Outcome
 from falaj.services.knowledge.kinds import KnowledgeBaseSpec, endpoint_key
 from falaj.services.knowledge.language import detect, from_path
-from falaj.services.knowledge.normalise import terms
+from falaj.services.knowledge.normalise import plain_letters, terms
 from falaj.services.knowledge.parsing.document import ParsedDocument, Unreadable
 from falaj.services.knowledge.parsing.parse import format_of, parse
 from falaj.services.models.gateway import Gateway
@@ -150,16 +150,16 @@ class Ingestion:
         if not pieces:
             raise Unreadable("Empty", "the document holds no words")
         above = [context(document, piece)[:_CONTEXT_CHARACTERS_MAX] for piece in pieces]
-        texts = [f"{heading}\n{piece.text}".strip() for heading, piece in zip(above, pieces, strict=True)]
+        texts = [embedded_text(heading, piece) for heading, piece in zip(above, pieces, strict=True)]
         digests = [hashlib.sha256(f"{recipe.model}\0{text}".encode()).digest() for text in texts]
         vectors = await self._embed(recipe, source.name, dict(zip(digests, texts, strict=True)))
         if vectors is None:
             return None
-        language = _language(document, source.key, recipe.spec.languages)
+        language, declared = _language(document, source.key, recipe.spec.languages)
         chunks = [
             Chunk(
                 document=source.name,
-                language=_piece_language(piece, language, recipe.spec.languages),
+                language=_piece_language(piece, language, declared, recipe.spec.languages),
                 heading=piece.heading,
                 start=piece.start,
                 end=piece.end,
@@ -229,18 +229,24 @@ class Ingestion:
         await self._documents.forget(base, name, work.prove)
 
 
-def _language(document: ParsedDocument, key: str, among: Sequence[str]) -> str:
-    """The language of a document: what its folder says, what it declares, or what it looks like."""
-    declared = document.language if document.language in among else None
-    return from_path(key, among) or declared or detect(document.text[document.body_start :], among)
+def embedded_text(above: str, piece: Piece) -> str:
+    """What is embedded of a passage, and what full text searches: the passage under what stands above it."""
+    return plain_letters(f"{above}\n{piece.text}".strip())
 
 
-def _piece_language(piece: Piece, document_language: str, among: Sequence[str]) -> str:
-    """The language of a passage: its document's, unless its script says Arabic where the document is not.
+def _language(document: ParsedDocument, key: str, among: Sequence[str]) -> tuple[str, bool]:
+    """The language of a document, and whether its folder or the document itself declares it."""
+    declared = from_path(key, among) or (document.language if document.language in among else None)
+    return declared or detect(document.text[document.body_start :], among), declared is not None
 
-    The other way round the document wins: a listing of commands inside an Arabic page belongs to Arabic readers.
+
+def _piece_language(piece: Piece, language: str, declared: bool, among: Sequence[str]) -> str:
+    """The language of a passage: what its text says, unless the document declares one.
+
+    Arabic script is believed even then; Latin script is not, since commands in an Arabic page belong to Arabic readers.
     """
-    return "ar" if detect(piece.text, among, default=document_language) == "ar" else document_language
+    own = detect(piece.text, among, default=language)
+    return language if declared and own != "ar" else own
 
 
 def _printable(text: str) -> str:

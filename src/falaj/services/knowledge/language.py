@@ -26,7 +26,7 @@ _SAMPLE_CHARACTERS = 4000
 
 
 def detect(text: str, among: Sequence[str] = LANGUAGES, *, default: str | None = None) -> str:
-    """The language of ``text`` out of ``among``; ``default`` (or the first) when the text does not tell.
+    """The language of ``text`` out of ``among``; ``default`` when the text does not tell.
 
     A text counts as Arabic when at least 40 % of its letters are: product names and code in Latin script stand in
     Arabic prose, seldom the other way round.
@@ -43,9 +43,8 @@ def detect(text: str, among: Sequence[str] = LANGUAGES, *, default: str | None =
     if not counts:
         return fallback
     best = max(counts, key=lambda code: counts[code])
-    if list(counts.values()).count(counts[best]) > 1:  # a tie, most often none at all: a heading, a name, code
-        return fallback if fallback in counts else best
-    return best
+    undecided = list(counts.values()).count(counts[best]) > 1  # most often none at all: a name, a heading, code
+    return default if undecided and default is not None and default in among else best
 
 
 def from_path(path: str, among: Sequence[str] = LANGUAGES) -> str | None:

@@ -17,12 +17,22 @@ _INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2
 _ARABIC_FOLDS = str.maketrans(
     {"\u0671": "ا", "\u0649": "ي", "\u0629": "ه", "\u06a9": "ك", "\u06cc": "ي", "\u0640": None}
 )
+#: Arabic vowel signs and Quranic marks; tatweel, which only stretches a word.
+_ARABIC_MARKS = re.compile("[\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 _WORD = re.compile(r"[^\W_]+")
 
 
 def strip_invisible(text: str) -> str:
     """``text`` without characters that only steer display, such as the bidi marks around Arabic in PDFs."""
     return _INVISIBLE.sub("", text)
+
+
+def plain_letters(text: str) -> str:
+    """``text`` as it is written every day: no vowel signs, no tatweel, no marks that only steer display.
+
+    This is what is embedded. Few texts that an embedder learnt from are vocalised, so vowel signs cost it recall.
+    """
+    return _ARABIC_MARKS.sub("", strip_invisible(text))
 
 
 def digits_to_ascii(text: str) -> str:

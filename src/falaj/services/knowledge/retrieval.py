@@ -15,7 +15,7 @@ from falaj.services.knowledge.documents import DocumentInfo, Documents
 from falaj.services.knowledge.fusion import Found, Ranked, fuse
 from falaj.services.knowledge.kinds import KNOWLEDGE_BASE, endpoint_key
 from falaj.services.knowledge.language import detect
-from falaj.services.knowledge.normalise import terms
+from falaj.services.knowledge.normalise import plain_letters, terms
 from falaj.services.models.gateway import Gateway
 
 PASSAGES_MAX = 50
@@ -91,7 +91,7 @@ class Retriever:
                 retry_after_seconds=5.0,
             )
         endpoint = endpoint_key(project, resource.spec.embedding)
-        embedded = await self._gateway.embed(project, endpoint, [query], input_type="query")
+        embedded = await self._gateway.embed(project, endpoint, [plain_letters(query)], input_type="query")
         index = f"{project}.{knowledge_base}"
         ranked = await search_index(
             self._index, index, query, embedded.vectors[0], languages=resource.spec.languages, limit=limit
