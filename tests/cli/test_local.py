@@ -1,4 +1,4 @@
-"""``falaj logs`` and what ``down`` asks; ``up`` and ``down`` on a real region are in tests/scenarios/test_up_down.py."""
+"""``falaj logs`` and what ``down`` asks; a real region goes up and down in tests/scenarios/test_up_down.py."""
 
 from __future__ import annotations
 

@@ -45,9 +45,7 @@ class Engines:
             self.endpoint, seaweedfs.Database(port, postgres.FILER_DATABASE, postgres.FILER_ROLE, password)
         )
         self.site.start()
-        self.site.run(
-            postgres.process(data / "postgres", port=port, account=ACCOUNT), seaweedfs.process(self.endpoint)
-        )
+        self.site.run(postgres.process(data / "postgres", port=port, account=ACCOUNT), seaweedfs.process(self.endpoint))
         assert Filer(self.endpoint).configure()
 
     def remove(self) -> None:
@@ -200,6 +198,12 @@ async def _settled(store: SeaweedStore) -> None:
             return
 
 
+async def _fill(store: SeaweedStore, kept: list[str]) -> None:
+    for number in range(30):
+        await store.put("p.docs", f"{number}", os.urandom(8 << 20))
+        kept.append(f"{number}")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 async def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(tmp_path)], check=False)
@@ -210,11 +214,9 @@ async def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
         engines = Engines(volumes=tmp_path)
         store = SeaweedStore(engines.endpoint)
         await store.create_bucket("p.docs")
-        kept = []
+        kept: list[str] = []
         with pytest.raises(LimitExceeded, match="disk") as caught:
-            for number in range(30):
-                await store.put("p.docs", f"{number}", os.urandom(8 << 20))
-                kept.append(f"{number}")
+            await _fill(store, kept)
         assert caught.value.hint
         assert kept
         for key in kept:

@@ -44,14 +44,24 @@ async def test_a_proxy_in_the_environment_is_not_asked(
 
 
 async def test_malformed_keys_are_refused_before_anything_is_sent(away: SeaweedStore) -> None:
-    for pair in (("short", "s" * 20), ("A" * 20, "with space and more"), ("A" * 20, 'quote"' * 5), ("A" * 129, "s" * 20)):
+    for pair in (
+        ("short", "s" * 20),
+        ("A" * 20, "with space and more"),
+        ("A" * 20, 'quote"' * 5),
+        ("A" * 129, "s" * 20),
+    ):
         with pytest.raises(Invalid):
             await away.grant("project", *pair)
 
 
 def test_credentials_are_what_a_client_needs(tmp_path: Path) -> None:
     ports = Ports(*(free_port() for _ in Ports.__slots__))
-    for host, shown in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.1.2.3", "10.1.2.3")):
+    for host, shown in (
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("10.1.2.3", "10.1.2.3"),
+    ):
         store = SeaweedStore(Endpoint(host, ports, Admin("key", "secret"), tmp_path))
         credentials = store.credentials("a", "b")
         assert credentials.endpoint_url == f"http://{shown}:{ports.s3}"

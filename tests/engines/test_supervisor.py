@@ -168,7 +168,7 @@ def test_logs_survive_the_supervisor_and_are_rotated_while_they_are_written(runn
     pid = running_site.pid("talker")
     running_site.kill_supervisor()
     log = running_site.files.logs / "talker.log"
-    until(lambda: (log.parent / "talker.log.1").exists(), 15)
+    until((log.parent / "talker.log.1").exists, 15)
     assert running_site.pid("talker") == pid, "a killed supervisor broke its pipe"
     old = (log.parent / "talker.log.1").read_text().splitlines()
     numbers = [int(line.split()[0]) for line in old[1:-1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -72,3 +73,14 @@ def test_holders_of_a_file_are_found(tmp_path: Path) -> None:
         process.wait(5)
         assert procfs.holders(path) == []
     assert procfs.holders(tmp_path / "missing") == []
+
+
+def test_who_listens_is_found_by_the_socket() -> None:
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.create_server((address, 0), family=family) as server:
+            port = server.getsockname()[1]
+            found = procfs.listening(port)
+            assert len(found) == 1
+            assert found <= (procfs.sockets(os.getpid()) or set())
+        assert procfs.listening(port) == set()
+    assert procfs.sockets(2**22 - 1) == set()

@@ -229,14 +229,21 @@ class FileProcesses:
             raise Conflict(f"port {preferred} is taken by {_holder_text(preferred)}", where=f"127.0.0.1:{preferred}")
 
     def _is_ours(self, port: int) -> bool:
-        """Whether the process that listens there belongs to a process that the supervisor of this site started."""
-        pid = _listener(port)
-        if pid is None:
-            return False
-        seen = procfs.stat(pid)
-        records = (read_record(path) for path in self._states.glob("*.json"))
-        leaders = {r.pid for r in records if r and r.pid and r.start_ticks and procfs.alive(r.pid, r.start_ticks)}
-        return seen is not None and bool({pid, seen.session} & leaders)
+        """Whether the process that listens there is one that the supervisor of this site started."""
+        listeners = procfs.listening(port)
+        for path in self._states.glob("*.json"):
+            record = read_record(path)
+            if record is None or not record.pid or not procfs.alive(record.pid, record.start_ticks or 0):
+                continue
+            held = procfs.sockets(record.pid)
+            if held is None:
+                # It runs as another account, and containers may forbid even root to look: its declaration must do.
+                content = self._read_content(record.name)
+                if content is not None and port in decode_spec(content).ports:
+                    return True
+            elif held & listeners:
+                return True
+        return False
 
     def _read_content(self, name: str) -> bytes | None:
         try:

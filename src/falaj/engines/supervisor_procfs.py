@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,28 @@ def _holds(pid: int, wanted: os.stat_result) -> bool:
     except OSError:
         return False
     return False
+
+
+def listening(port: int) -> set[int]:
+    """The inodes of the TCP sockets that listen on the port, whoever they belong to."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in (PROC / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                inodes.add(int(fields[9]))
+    return inodes
+
+
+def sockets(pid: int) -> set[int] | None:
+    """The inodes of the sockets that a process holds; None when it may not be looked into."""
+    try:
+        links = [os.readlink(entry.path) for entry in os.scandir(PROC / str(pid) / "fd")]
+    except PermissionError:
+        return None
+    except FileNotFoundError:
+        return set()
+    return {int(link[8:-1]) for link in links if link.startswith("socket:[")}
 
 
 def kill(found: list[ProcessStat]) -> int:
