@@ -73,7 +73,8 @@ async def test_an_absent_postgres_is_transient_and_heals(own_postgres: PostgresS
 
 
 async def test_a_frozen_postgres_is_transient(own_postgres: PostgresServer) -> None:
-    async with Database(own_postgres.url("postgres"), statement_seconds_max=1, wait_seconds=2) as database:
+    limits = {"connections_max": 1, "statement_seconds_max": 1, "wait_seconds": 2}
+    async with Database(own_postgres.url("postgres"), **limits) as database:  # type: ignore[arg-type]
         (row,) = await database.fetch("SELECT pg_backend_pid() AS pid")
         frozen = [own_postgres.pid, int(row["pid"])]
         for pid in frozen:
@@ -149,10 +150,9 @@ async def test_migrations_at_once_and_again(own_postgres: PostgresServer) -> Non
         await migrate(one)
         (first, *_) = await one.fetch("SELECT number FROM schema_migration ORDER BY number")
         assert first == {"number": 1}
-        await one.execute("UPDATE schema_migration SET sha256 = 'edited'")
+        await one.execute("UPDATE schema_migration SET sha256 = 'edited' WHERE number = 1")
         with pytest.raises(Terminal, match="edited"):
             await migrate(one)
-        await one.execute("INSERT INTO schema_migration VALUES (9999, '9999_future.sql', '')")
-        await one.execute("DELETE FROM schema_migration WHERE number = 1")
+        await one.execute("UPDATE schema_migration SET number = 9999, name = '9999_future.sql' WHERE number = 1")
         with pytest.raises(Terminal, match="newer"):
             await migrate(one)

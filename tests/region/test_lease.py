@@ -251,6 +251,11 @@ class Walk(RuleBasedStateMachine):
             self.highest = claim.token
             self.claims.append(claim)
 
+    @rule(holder=st.integers(0, 1))
+    def take_over(self, holder: int) -> None:
+        self.time_passes()
+        self.claim(holder)
+
     @rule(size=st.integers(1, 3))
     def change(self, size: int) -> None:
         try:
@@ -288,13 +293,15 @@ class Walk(RuleBasedStateMachine):
         if not self.claims:
             return
         claim = pick.choice(self.claims)
-        right = self.held() == claim.token
+        before = self.held()
+        right = before == claim.token
         resource = self.do(self.store.find(B))
         woken = right and self.do(self.database.fetch("SELECT wakes FROM resource WHERE name = 'b'"))[0]["wakes"]
         finished = Finished(claim, None, status=told(claim, str(claim.token)), gone=gone)
         self.do(self.holders[1].release([finished]))
         self.claims.remove(claim)
         if not right:
+            assert self.held() == before, "a stale holder took the lease away"
             return
         if gone and resource.deleting:
             assert self.do(self.store.find(B)) is None
@@ -350,7 +357,7 @@ def walked(postgres: PostgresServer) -> None:
 class TestLeases(Walk.TestCase):  # type: ignore[misc]
     settings = settings(
         max_examples=30,
-        stateful_step_count=30,
+        stateful_step_count=40,
         deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],  # shrinking a walk over a database takes minutes

@@ -223,7 +223,7 @@ def check_name(name: str, *, where: str, dotted: bool = False) -> str:
     Raises:
         Invalid: it does not; the message states the rule.
     """
-    if not (_DOTTED_NAME if dotted else _NAME).match(name):
+    if not (_DOTTED_NAME if dotted else _NAME).fullmatch(name):
         raise Invalid(f"{name[:80]!r} is not a name", where=where, hint=NAME_RULE)
     return name
 
