@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,6 +76,8 @@ GRACEFUL_SECONDS: Final = 10
 KEEP_ALIVE_SECONDS: Final = 75
 CONNECTIONS_MAX: Final = 2048
 METRICS_SECONDS: Final = 5.0
+GATEWAY_STATEMENT_SECONDS: Final = 15.0
+CONTROL_STATEMENT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,12 @@ def build(settings: Settings, role: str) -> Site:
     """
     site_dir, secrets_dir = settings.site_dir, settings.secrets_dir
     secret(settings, "postgres.password")
-    database = Database(registry.load("postgres")(site_dir, secrets_dir), application=f"falaj-{role}")
+    database = Database(
+        registry.load("postgres")(site_dir, secrets_dir),
+        application=f"falaj-{role}",
+        # A person waits for the gateway; nobody waits for control.
+        statement_seconds_max=GATEWAY_STATEMENT_SECONDS if role == "gateway" else CONTROL_STATEMENT_SECONDS,
+    )
     store = Store(database, KINDS)
     objects: ObjectStore = registry.lazily(
         lambda: registry.load("seaweedfs")(
@@ -208,7 +215,7 @@ async def gateway(settings: Settings) -> None:
         await stack.enter_async_context(site.database)
         await _follow(site, stack)
         await site.keys.start()
-        stack.push_async_callback(site.keys.close)
+        stack.push_async_callback(_closed, site.keys)
         await _Server(_listening(settings, application(site))).serve()
 
 
@@ -395,6 +402,13 @@ async def _follow(site: Site, stack: AsyncExitStack) -> None:
     await site.snapshot.start(wait_seconds=0)
     stack.push_async_callback(site.snapshot.close)
     stack.push_async_callback(site.inference.close)
+
+
+async def _closed(keys: Keys) -> None:
+    """Close the keys; when Postgres is away, the times of their last use are not worth waiting for."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await keys.close()
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -206,15 +206,25 @@ class Call:
         content = orjson.dumps(value, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
         await self.answer(status, content, b"application/json", headers)
 
-    async def stream(self, pieces: AsyncIterator[bytes], content_type: bytes = b"text/event-stream") -> None:
+    async def stream(
+        self, pieces: AsyncIterator[bytes], farewell: bytes = b"", content_type: bytes = b"text/event-stream"
+    ) -> None:
         """Send pieces as they come. The caller turns errors into pieces: the status is already on the wire.
+
+        Args:
+            farewell: the last piece when this process stops in the middle.
 
         Raises:
             ClientGone: the client did not take a piece within ``PIECE_SECONDS_MAX``.
         """
         await self._start(200, content_type, ((b"x-accel-buffering", b"no"),))
-        async for piece in pieces:
-            await self._piece(piece)
+        try:
+            async for piece in pieces:
+                await self._piece(piece)
+        except asyncio.CancelledError:
+            # The process stops, or the client has left: then nobody hears it, and it does no harm.
+            await self.send({"type": "http.response.body", "body": farewell})
+            raise
         await self.send({"type": "http.response.body", "body": b""})
 
     async def _piece(self, piece: bytes) -> None:

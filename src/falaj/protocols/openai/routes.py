@@ -121,7 +121,7 @@ class OpenAI:
         relayed = _relayed(pieces, events)
         first = await anext(relayed)
         self._metrics.first_byte_seconds.labels(call.route).observe(perf_counter() - call.began)
-        await call.stream(_ending_in_words(first, relayed, call.request_id))
+        await call.stream(_ending_in_words(first, relayed, call.request_id), _farewell(call))
         self._count(model, events.usage)
 
     def _count(self, model: str, usage: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ class OpenAI:
         async with aclosing(asked) as pieces, aclosing(self._agent_events(pieces, head, with_usage)) as events:
             first = await anext(events)
             self._metrics.first_byte_seconds.labels(call.route).observe(perf_counter() - call.began)
-            await call.stream(_ending_in_words(first, events, call.request_id))
+            await call.stream(_ending_in_words(first, events, call.request_id), _farewell(call))
 
     async def _agent_events(
         self, pieces: AsyncIterator[str | Answer], head: tuple[str, str, int], with_usage: bool
@@ -218,6 +218,11 @@ class OpenAI:
         await call.answer_json(
             200, translate.embeddings(embedded.vectors, model, embedded.tokens, encoding_format=encoding)
         )
+
+
+def _farewell(call: Call) -> bytes:
+    error = Transient("the gateway is stopping; the answer is not complete", hint="ask again")
+    return translate.error_event(error, call.request_id)
 
 
 async def _whole(pieces: AsyncIterator[bytes]) -> bytes:
