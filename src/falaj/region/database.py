@@ -96,8 +96,7 @@ class _CommitDoubt:
         self.heard = False
 
     def __call__(self, notice: Diagnostic) -> None:
-        message = notice.message_primary or ""
-        if "synchronous replication" in message and "cancel" in message:
+        if notice.source_function == "SyncRepWaitForLSN":  # the same in every language of messages and every version
             self.heard = True
 
 
@@ -130,7 +129,7 @@ class Database:
             "row_factory": dict_row,
             "connect_timeout": max(2, int(wait_seconds)),
             "application_name": application,
-            "options": f"-c statement_timeout={int(statement_seconds_max * 1000)} -c lc_messages=C"
+            "options": f"-c statement_timeout={int(statement_seconds_max * 1000)}"
             f" -c idle_in_transaction_session_timeout={IDLE_SECONDS_MAX * 1000}",
         }
         self._doubts: WeakKeyDictionary[Connection, _CommitDoubt] = WeakKeyDictionary()
