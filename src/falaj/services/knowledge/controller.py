@@ -188,7 +188,7 @@ class KnowledgeBaseController:
         await work.event("IndexRebuilt", f"the index is made anew from the documents: {why}", warning=True)
         await self._documents.forget_all(recipe.base, work.prove, vectors=False)
         await self._index.delete(recipe.index)
-        return Result(requeue_after_seconds=1.0)
+        return Result(requeue_after_seconds=2.0)
 
     async def _clean_up(self, base: Key, work: Work) -> Result:
         await self._documents.prove(work.prove)

@@ -21,7 +21,7 @@ Proof = Callable[[Connection], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class DocumentInfo:
-    """A document as its owner sees it. ``state`` is ``ready``, ``failed`` or ``pending``."""
+    """A document that was read, as its owner sees it. ``state`` is ``ready`` or ``failed``."""
 
     document: str
     state: str

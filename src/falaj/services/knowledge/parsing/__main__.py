@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes_max, memory_bytes_max))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds_max, cpu_seconds_max + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it has nothing to write but the answer, which goes to a pipe
     os.nice(10)  # reading a library of PDFs must not slow down answers
     logging.disable(logging.CRITICAL)  # parsers log every oddity of a file; the outcome says what matters
     outcome = _parse(format_, sys.stdin.buffer.read())
