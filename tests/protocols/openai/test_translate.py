@@ -126,6 +126,13 @@ def test_a_stream_is_cut_into_the_same_events_wherever_its_pieces_end(cuts: list
     assert translate.usage(events.usage) == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
+def test_a_stream_without_usage_is_counted_by_its_timings() -> None:
+    events = translate.Events("chat")
+    timings = b'{"cache_n":34,"prompt_n":1,"predicted_n":2}'
+    list(events.feed(b'data: {"choices":[],"timings":' + timings + b"}\n\n"))
+    assert translate.usage(events.usage) == {"prompt_tokens": 35, "completion_tokens": 2, "total_tokens": 37}
+
+
 @pytest.mark.parametrize(
     "event",
     [b'data: {"error":{"message":"out of memory","code":500}}\n\n', b'error: {"message":"gone"}\n\n', b"data: {\n\n"],
@@ -212,6 +219,10 @@ def test_errors_have_openai_s_shape(error: Any, kind: str, code: str) -> None:
     assert (fields["type"], fields["code"]) == (kind, code)
     assert fields["request_id"] == "r-1"
     assert set(fields) == {"message", "type", "param", "code", "request_id"}
+
+
+def test_only_what_is_a_parameter_is_called_one() -> None:
+    assert translate.failure(Transient("away", where="Endpoint/claims/chat"))["error"]["param"] is None
 
 
 def test_an_error_says_what_to_do_and_where() -> None:

@@ -52,7 +52,7 @@ def failure(error: FalajError, request_id: str = "") -> dict[str, Any]:
     fields = {
         "message": str(FalajError(error.message, hint=error.hint)),
         "type": _TYPES[kind] if kind else "server_error",
-        "param": error.where or None,
+        "param": (error.where or None) if isinstance(error, Invalid | LimitExceeded) else None,
         "code": _CODES[kind] if kind else "server_error",
         "request_id": request_id or None,
     }
@@ -189,8 +189,17 @@ class Events:
             message = inner.get("message") if isinstance(inner, dict) else inner
             raise Transient(f"the replica failed: {str(message)[:500]}", where="replica", hint="ask again")
         fields["model"] = self._model
-        self.usage = fields.get("usage") or self.usage
+        self.usage = fields.get("usage") or _timed(fields) or self.usage
         return b"data: " + orjson.dumps(fields) + b"\n\n"
+
+
+def _timed(fields: Mapping[str, Any]) -> dict[str, int]:
+    """The usage by llama.cpp's own count, which ends every stream, also one whose client did not ask for usage."""
+    timings = fields.get("timings")
+    if not isinstance(timings, dict):
+        return {}
+    read = int(timings.get("cache_n", 0)) + int(timings.get("prompt_n", 0))
+    return {"prompt_tokens": read, "completion_tokens": int(timings.get("predicted_n", 0))}
 
 
 def embeddings(vectors: Sequence[Sequence[float]], model: str, tokens: int, *, encoding_format: str) -> dict[str, Any]:
