@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,6 +122,7 @@ class Region:
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="falaj-test-home-")) / "home"
+        weakref.finalize(self, shutil.rmtree, self.home.parent, True)  # of those that never came up
         self.port, self.s3_port = free_port(), free_port()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FALAJ_")},
