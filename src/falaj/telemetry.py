@@ -170,7 +170,7 @@ class ReconcileMetrics:
         outcome = "ok"
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # counted whatever it is, and passed on
             outcome = type(error).__name__
             raise
         finally:

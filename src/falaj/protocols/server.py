@@ -94,8 +94,7 @@ class Server:
             if status >= 500:
                 logger.warning("refused", extra={"path": call.path, "status": status, "reason": str(error)})
             await self._refuse(wire, call, error, status)
-        except Exception:
-            # A defect of ours: the client gets the id to quote, the log gets the traceback (written by uvicorn).
+        except Exception:  # a defect of ours: the client gets an id to quote, the log the traceback, by uvicorn
             hint = f"quote the request id {call.request_id} to the operator"
             await self._refuse(wire, call, FalajError("the region failed to answer", hint=hint), 500)
             raise
