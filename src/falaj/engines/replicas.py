@@ -121,6 +121,17 @@ def worker_threads(wanted: int | None) -> int:
     return min(wanted or available, available)
 
 
+def share_processor() -> None:
+    """Let a worker step back behind the stores and the gateway. To be called before the engine's library is loaded.
+
+    By default OpenMP's threads spin while they wait for each other; when something else runs on one of their cores, all
+    spin for as long as the operating system keeps one away. Asleep they cost nobody anything; for the measurements see
+    docs/decisions/0005-models.md.
+    """
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.nice(5)
+
+
 def refuse_taken_port(port: int) -> None:
     """Raise Conflict when something listens on the loopback port: clearer than what the servers say."""
     with socket.socket() as trial:

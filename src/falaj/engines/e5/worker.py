@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 import uvicorn
 
-from falaj.engines.replicas import refuse_taken_port, replica_key, worker_threads
+from falaj.engines.replicas import refuse_taken_port, replica_key, share_processor, worker_threads
 from falaj.errors import Denied, FalajError, Invalid, LimitExceeded, NotFound, Transient
 
 TEXTS_MAX = 256
@@ -219,8 +219,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(worker_threads(options.threads))
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # an idle thread sleeps: the other processes need the processor
-    os.nice(5)  # computing vectors may wait a little; the stores and the gateway may not
+    share_processor()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         refuse_taken_port(options.port)

@@ -7,13 +7,12 @@ It answers ``/health`` (503 while it loads), ``/metrics`` and the OpenAI wire. A
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from falaj.engines.replicas import refuse_taken_port, replica_key, worker_threads
+from falaj.engines.replicas import refuse_taken_port, replica_key, share_processor, worker_threads
 from falaj.errors import FalajError
 
 #: Tokens computed in one go. Between two batches a hang-up is noticed and other requests advance, so on a processor
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--idle-seconds", type=int, help="unload the weights after so long without a request")
     options = parser.parse_args()
-    os.nice(5)  # generating may wait a little; the stores and the gateway may not
+    share_processor()
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, signal.SIG_DFL)  # there is nothing to save, so a stop takes effect at once
     try:
