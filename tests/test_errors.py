@@ -5,7 +5,8 @@ import pytest
 from falaj import errors
 from falaj.errors import FalajError, Transient, nearest
 
-TREE = [
+NAMES = ["Invalid", "Denied", "NotFound", "Conflict", "LimitExceeded", "Transient", "Terminal"]
+TREE = [getattr(errors, name) for name in NAMES]
     getattr(errors, name)
     for name in ["Invalid", "Denied", "NotFound", "Conflict", "LimitExceeded", "Transient", "Terminal"]
 ]
