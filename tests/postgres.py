@@ -53,7 +53,9 @@ class PostgresServer:
         """Start and wait until it takes connections."""
         options = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
         arguments = [f"--{name}={value}" for name, value in options.items()] + [f"--{s}" for s in self._settings]
-        command = [*AS_NOBODY, str(BIN / "postgres"), "-D", str(self.folder / "data"), *arguments]
+        # It ends with the test run, even when that is killed and no fixture can tear it down.
+        bound = ["setpriv", "--pdeathsig", "QUIT", *(AS_NOBODY[1:] or ["--"])]
+        command = [*bound, str(BIN / "postgres"), "-D", str(self.folder / "data"), *arguments]
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
         deadline = time.monotonic() + 30
