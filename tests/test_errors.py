@@ -7,9 +7,6 @@ from falaj.errors import FalajError, Transient, nearest
 
 NAMES = ["Invalid", "Denied", "NotFound", "Conflict", "LimitExceeded", "Transient", "Terminal"]
 TREE = [getattr(errors, name) for name in NAMES]
-    getattr(errors, name)
-    for name in ["Invalid", "Denied", "NotFound", "Conflict", "LimitExceeded", "Transient", "Terminal"]
-]
 
 
 @pytest.mark.parametrize("kind", TREE)
