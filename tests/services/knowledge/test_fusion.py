@@ -41,7 +41,7 @@ def test_another_language_wins_when_the_own_one_does_not_hold_the_answer() -> No
 
 
 def test_a_question_in_a_language_that_the_knowledge_base_does_not_have() -> None:
-    ranked = fuse("ar", {"en": Found([hit("a", 0.80), hit("b", 0.79)], [hit("b", 0.4)])}, 1)
+    ranked = fuse("ar", {"en": Found([hit("a", 0.82), hit("b", 0.79)], [hit("b", 0.4)])}, 1)
     assert [one.hit.document for one in ranked] == ["a"]
 
 

@@ -168,7 +168,7 @@ async def test_a_thousand_buckets(
     controller: BucketController, objects: SeaweedStore, database: Database, store: Store, admission: Admission,
     admin: Principal, name: str,
 ) -> None:  # fmt: skip
-    """A tenth of what is promised (1,000 made within 60 s, looked at again within 3 s), on a machine that may be busy."""
+    """A tenth of what is promised (1,000 made within 60 s, looked at again within 3 s), also when busy."""
     count = 100
     await admission.apply(admin, [bucket(f"b{number}", name) for number in range(count)])
     async with reconciling(database, store, controller):

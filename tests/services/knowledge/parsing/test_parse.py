@@ -55,6 +55,14 @@ def children() -> set[int]:
     return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
 
 
+def command_of(pid: int) -> bytes:
+    """The command line of a process that may just have ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 @pytest.mark.parametrize("name", ["a.md", "A.MD", "dir/b.Markdown", "c.txt", "d.html", "e.HTM", "f.pdf"])
 def test_types_that_are_read(name: str) -> None:
     assert format_of(name) in set(FORMATS.values())
@@ -105,8 +113,9 @@ async def test_whoever_stops_waiting_leaves_no_child() -> None:
     before = children()
     endless = pdf_with(b"BT /F 9 Tf " + b"(a) Tj 1 0 0 1 0 0 Tm " * 2_000_000 + b"ET")
     task = asyncio.create_task(parse("endless.pdf", endless))
-    await asyncio.sleep(1)
-    assert children() > before
+    async with asyncio.timeout(20):
+        while not children() > before:
+            await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -119,8 +128,12 @@ async def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> Non
     before = children()
     endless = pdf_with(b"BT /F 9 Tf " + b"(a) Tj 1 0 0 1 0 0 Tm " * 2_000_000 + b"ET")
     task = asyncio.create_task(parse("endless.pdf", endless))
-    await asyncio.sleep(1)
-    (child,) = children() - before
+    child = 0
+    async with asyncio.timeout(20):
+        while not child:  # until it has become Python with its own command line
+            await asyncio.sleep(0.02)
+            started = [pid for pid in children() - before if b"knowledge.parsing" in command_of(pid)]
+            child = next(iter(started), 0)
     environment = Path(f"/proc/{child}/environ").read_bytes()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
