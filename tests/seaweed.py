@@ -14,9 +14,9 @@ from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from falaj.engines import seaweedfs
-from falaj.engines.seaweedfs_filer import Filer
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs import process as seaweedfs
+from falaj.engines.seaweedfs.filer import Filer
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.errors import Transient
 from tests.postgres import free_port
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from falaj.engines import supervisor_control
 from falaj.engines.interface import ProcessSpec, ProcessState
-from falaj.engines.processes import FileProcesses, read_record
+from falaj.engines.supervisor import control
+from falaj.engines.supervisor.processes import FileProcesses, read_record
 from tests.postgres import free_port
 
 T = TypeVar("T")
@@ -46,13 +46,13 @@ class Site:
     def __init__(self, folder: Path | None = None) -> None:
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="falaj-test-site-"))
-        self.files = supervisor_control.SiteFiles(self.folder)
+        self.files = control.SiteFiles(self.folder)
         self.processes = FileProcesses(self.folder)
         self.files.make()
 
     def start(self) -> None:
         """Start keeper and supervisor."""
-        supervisor_control.ensure_running(self.files)
+        control.ensure_running(self.files)
         until(self.supervisor_pid)
         until(self.keeper_pid)
 
@@ -64,10 +64,10 @@ class Site:
             self.ready(spec.name)
 
     def supervisor_pid(self) -> int | None:
-        return supervisor_control.lock_holder(self.files.supervisor_lock)
+        return control.lock_holder(self.files.supervisor_lock)
 
     def keeper_pid(self) -> int | None:
-        return supervisor_control.lock_holder(self.files.keeper_lock)
+        return control.lock_holder(self.files.keeper_lock)
 
     def kill_supervisor(self) -> int:
         return _kill(until(self.supervisor_pid))
@@ -95,8 +95,8 @@ class Site:
         return until(look, seconds)
 
     def stop(self) -> None:
-        supervisor_control.request_stop(self.files)
-        assert supervisor_control.wait_until_stopped(self.files, 60)
+        control.request_stop(self.files)
+        assert control.wait_until_stopped(self.files, 60)
 
     def remove(self) -> None:
         """Stop everything, by force what a broken supervisor left, and delete the folder."""

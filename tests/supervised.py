@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from falaj.engines import supervisor_control as control
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor import control
+from falaj.engines.supervisor.processes import FileProcesses
 
 
 @contextmanager

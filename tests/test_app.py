@@ -16,7 +16,7 @@ import urllib3
 
 from falaj import app
 from falaj.cli import home
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.settings import Settings
 from tests.running import RunningRegion, free_port, wait_for
 

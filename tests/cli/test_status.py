@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
-from falaj.engines.processes import StateRecord, write_record
-from falaj.engines.supervisor_procfs import stat
+from falaj.engines.supervisor.processes import StateRecord, write_record
+from falaj.engines.supervisor.procfs import stat
 from tests.cli.scripted import answer, scripted
 from tests.cli.terminal import environment, run
 from tests.cli.test_client import free_port

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from falaj.engines.interface import ObjectStore, S3Credentials
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.errors import Conflict, Invalid, LimitExceeded, NotFound
 from tests.postgres import PostgresServer
 from tests.seaweed import SeaweedServer

@@ -11,7 +11,7 @@ import pytest
 from falaj.engines.e5.driver import E5
 from falaj.engines.interface import ReplicaEngine, ReplicaSpec, ReplicaState
 from falaj.engines.llamacpp.driver import LlamaCpp
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor.processes import FileProcesses
 from tests.supervised import kill, supervised_site, until
 
 NAME = "system.tested.0"

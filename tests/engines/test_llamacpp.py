@@ -13,7 +13,7 @@ import pytest
 
 from falaj.engines.interface import ReplicaSpec
 from falaj.engines.llamacpp.driver import LlamaCpp
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import Terminal
 from tests.engines import workers
 from tests.engines.workers import Worker

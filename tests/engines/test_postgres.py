@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from falaj.engines import postgres
-from falaj.engines import supervisor_procfs as procfs
+from falaj.engines.supervisor import procfs
 from falaj.errors import NotFound, Terminal
 from tests.sites import Site, until
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from falaj.engines.processes import FileProcesses
 from falaj.engines.replicas import WorkerReplicas, replica_key, worker_threads
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import Terminal
 
 

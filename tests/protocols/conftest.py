@@ -13,9 +13,9 @@ import pytest
 
 from falaj.app import KINDS, Site, application
 from falaj.engines.openai_upstream import OpenAIUpstream
-from falaj.engines.processes import FileProcesses
-from falaj.engines.seaweedfs import Admin, Endpoint, Ports
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.process import Admin, Endpoint, Ports
+from falaj.engines.seaweedfs.store import SeaweedStore
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.region.admission import Admission, bootstrap
 from falaj.region.database import Database
 from falaj.region.snapshot import Snapshot

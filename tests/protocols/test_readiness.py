@@ -7,7 +7,7 @@ import pytest
 
 from falaj.app import KINDS
 from falaj.engines.interface import Probe, ProcessSpec
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import Transient
 from falaj.protocols import readiness
 from falaj.protocols.readiness import Identity, Readiness, reach

@@ -14,8 +14,8 @@ from typing import Any
 
 from falaj.engines.lancedb_index import LanceIndex
 from falaj.engines.openai_upstream import OpenAIUpstream
-from falaj.engines.seaweedfs import Admin, Endpoint, Ports
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.process import Admin, Endpoint, Ports
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.region.database import Database
 from falaj.region.reconciler import Reconciler
 from falaj.region.snapshot import Snapshot

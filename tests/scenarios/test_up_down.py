@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from falaj.engines import supervisor_procfs as procfs
+from falaj.engines.supervisor import procfs
 from tests.postgres import free_port
 from tests.sites import Region, until
 
@@ -94,8 +94,8 @@ def test_two_at_once_make_one_region(region: Region) -> None:
     assert [first.returncode, second.returncode] == [0, 0]
     assert sorted(answer["already_running"] for answer in said) == [False, True]
     names = [" ".join(process.cmdline()) for process in processes_of(region)]
-    assert sum("falaj.engines.supervisor" in name for name in names) == 1
-    assert sum("falaj.engines.keeper" in name for name in names) == 1
+    assert sum("falaj.engines.supervisor --site-dir" in name for name in names) == 1
+    assert sum("falaj.engines.supervisor.keeper --site-dir" in name for name in names) == 1
 
 
 def test_up_heals_when_everything_of_falaj_was_killed_at_once(region: Region) -> None:

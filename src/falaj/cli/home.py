@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from falaj.engines import postgres, seaweedfs, supervisor_account
+from falaj.engines import postgres
 from falaj.engines.interface import Probe, Processes, ProcessSpec
-from falaj.engines.processes import replace_file
-from falaj.engines.supervisor_control import SiteFiles
+from falaj.engines.seaweedfs import process as seaweedfs
+from falaj.engines.supervisor import account as accounts
+from falaj.engines.supervisor.control import SiteFiles
+from falaj.engines.supervisor.processes import replace_file
 from falaj.errors import Conflict, Denied, Invalid, Transient
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ def declare_engines(settings: Settings, processes: Processes, working: Callable[
         except Conflict as error:
             hint = f"choose another with --{flag} or FALAJ_{flag.replace('-', '_').upper()}, or stop that process"
             raise Conflict(error.message, where=error.where, hint=hint) from error
-    account = settings.engine_account if supervisor_account.is_needed() else None
+    account = settings.engine_account if accounts.is_needed() else None
     password = (settings.secrets_dir / postgres.PASSWORD_FILE).read_text(encoding="ascii").strip()
     data_dir = settings.site_dir / "data" / "postgres"
     if not data_dir.exists():

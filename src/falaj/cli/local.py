@@ -20,12 +20,13 @@ from falaj.cli import home
 from falaj.cli.options import DURATION
 from falaj.cli.output import Output
 from falaj.cli.session import Session, with_session
-from falaj.engines import seaweedfs, supervisor_control
 from falaj.engines.interface import ProcessState
-from falaj.engines.processes import FileProcesses
-from falaj.engines.seaweedfs_filer import Filer
-from falaj.engines.supervisor_control import SiteFiles
-from falaj.engines.supervisor_logs import Follower, tail
+from falaj.engines.seaweedfs import process as seaweedfs
+from falaj.engines.seaweedfs.filer import Filer
+from falaj.engines.supervisor import control
+from falaj.engines.supervisor.control import SiteFiles
+from falaj.engines.supervisor.logs import Follower, tail
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import Invalid, NotFound, Transient, nearest
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _start(settings: Settings, progress: _Progress) -> None:
     endpoint = home.declare_engines(settings, processes, progress.say)
     if site.stop_file.exists():
         progress.say("waiting for an earlier `falaj down`")
-    supervisor_control.ensure_running(site)
+    control.ensure_running(site)
     _wait_for(settings, ("postgres", "seaweedfs"), deadline, progress)
     # Nothing is stored before it is certain that what is stored is on disk.
     Filer(endpoint).configure()
@@ -116,7 +117,7 @@ def _wait_for(settings: Settings, names: Sequence[str], deadline: float, progres
         progress.say("waiting for " + ", ".join(_described(state) for state in awaited))
         if time.monotonic() >= deadline:
             raise _late(settings, names, "")
-        supervisor_control.ensure_running(site)
+        control.ensure_running(site)
         time.sleep(_LOOK_SECONDS)
 
 
@@ -207,12 +208,12 @@ def _stop(settings: Settings, out: Output) -> bool:
     site = SiteFiles(settings.site_dir)
     processes = FileProcesses(settings.site_dir)
     running = [state.name for state in processes.observe_all().values() if state.pid is not None]
-    if not running and not supervisor_control.is_running(site):
+    if not running and not control.is_running(site):
         return False
     with _Progress(out) as progress:
         deadline = time.monotonic() + DOWN_SECONDS_MAX
-        supervisor_control.request_stop(site)
-        while not supervisor_control.wait_until_stopped(site, _LOOK_SECONDS):
+        control.request_stop(site)
+        while not control.wait_until_stopped(site, _LOOK_SECONDS):
             left = [state.name for state in processes.observe_all().values() if state.pid is not None]
             progress.say(f"stopping {', '.join(left) or 'the supervisor'}")
             if time.monotonic() >= deadline:

@@ -9,7 +9,7 @@ import click
 from falaj.cli.client import segments
 from falaj.cli.output import Output
 from falaj.cli.session import Session, with_session
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import Transient
 
 _SECONDS_MAX = 10.0

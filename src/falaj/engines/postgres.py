@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
 
-from falaj.engines import supervisor_account
 from falaj.engines.interface import Probe, ProcessSpec
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor import account as accounts
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import NotFound, Terminal
 
 NAME = "postgres"
@@ -152,7 +152,7 @@ def prepare(data_dir: Path, *, password: str, account: str | None) -> bool:
     # A name of its own: an `initdb` that outlived a killed `falaj up` may still write to the old one.
     aside = data_dir.parent / f".{data_dir.name}.{token_hex(4)}"
     aside.mkdir(mode=0o700)
-    owner = supervisor_account.lookup(account) if account is not None and supervisor_account.is_needed() else None
+    owner = accounts.lookup(account) if account is not None and accounts.is_needed() else None
     if owner is not None:
         os.chown(aside, owner.pw_uid, owner.pw_gid)
     # The builtin provider sorts the same on every machine, whatever its C library. Nobody may connect until the rules
@@ -201,7 +201,7 @@ def _literal(text: str) -> str:
 
 def _run(argv: Sequence[str], text: str, account: str | None, data_dir: Path) -> None:
     program = Path(argv[0]).name
-    command = supervisor_account.command(account, argv, [Path(argv[0]), data_dir])
+    command = accounts.command(account, argv, [Path(argv[0]), data_dir])
     try:
         done = subprocess.run(
             command,

@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 #: Name → ``module:attribute`` of what makes it. The comment says which interface it has.
 ENGINES: Final[Mapping[str, str]] = {
-    "processes": "falaj.engines.processes:FileProcesses",  # Processes
+    "processes": "falaj.engines.supervisor.processes:FileProcesses",  # Processes
     "postgres": "falaj.engines.postgres:site_dsn",  # a libpq connection string
-    "seaweedfs": "falaj.engines.seaweedfs_store:SeaweedStore",  # ObjectStore
-    "seaweedfs-endpoint": "falaj.engines.seaweedfs:site_endpoint",
+    "seaweedfs": "falaj.engines.seaweedfs.store:SeaweedStore",  # ObjectStore
+    "seaweedfs-endpoint": "falaj.engines.seaweedfs.process:site_endpoint",
     "lancedb": "falaj.engines.lancedb_index:LanceIndex",  # VectorIndex
     "llamacpp": "falaj.engines.llamacpp.driver:LlamaCpp",  # ReplicaEngine
     "e5": "falaj.engines.e5.driver:E5",  # ReplicaEngine

@@ -10,7 +10,7 @@ import pytest
 
 from falaj.engines.lancedb_index import LanceIndex
 from falaj.engines.openai_upstream import OpenAIUpstream
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.region.admission import Admission
 from falaj.region.database import Database
 from falaj.region.resource import Key

@@ -65,7 +65,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         {
             "filename": "a.gguf",
             "sha256": "0" * 64,
-            "sources": {"packages": [{"package": "--index-url=x", "version": "1", "member": "m"}]},
+            "sources": {"packages": [{"package": "--dest=x", "version": "1", "member": "m"}]},
         },
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from falaj.engines.e5.driver import E5
 from falaj.engines.interface import ReplicaSpec
 from falaj.engines.llamacpp.driver import LlamaCpp
-from falaj.engines.processes import FileProcesses
+from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import Conflict
 from falaj.region.admission import Admission
 from falaj.region.controller import SiteController

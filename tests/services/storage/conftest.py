@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.region.admission import Admission
 from falaj.region.database import Database
 from falaj.region.resource import Key

@@ -10,7 +10,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.region.admission import Admission
 from falaj.region.database import Database
 from falaj.region.resource import Key

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.errors import Conflict, Invalid, LimitExceeded, NotFound, Transient
 from falaj.region.admission import Admission
 from falaj.region.database import Database

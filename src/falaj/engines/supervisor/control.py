@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from falaj.engines.supervisor_logs import open_for_append
+from falaj.engines.supervisor.logs import open_for_append
 
 #: A log is rotated at this size unless ``supervisor.json`` says otherwise.
 LOG_BYTES_MAX = 8 << 20
@@ -150,7 +150,7 @@ def ensure_running(site: SiteFiles, *, timeout_seconds: float = 60.0) -> bool:
     if is_locked(site.keeper_lock) and is_locked(site.supervisor_lock):
         return False
     if not is_locked(site.keeper_lock):
-        spawn("falaj.engines.keeper", site)
+        spawn("falaj.engines.supervisor.keeper", site)
     return True
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from falaj.engines.seaweedfs import Admin, Endpoint, Ports
-from falaj.engines.seaweedfs_filer import RULES, TOKEN_SECONDS, Filer, _token
+from falaj.engines.seaweedfs.filer import RULES, TOKEN_SECONDS, Filer, _token
+from falaj.engines.seaweedfs.process import Admin, Endpoint, Ports
 from falaj.errors import Transient
 from tests.postgres import free_port
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from falaj.engines.seaweedfs import Admin, Endpoint, Ports
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines.seaweedfs.process import Admin, Endpoint, Ports
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.errors import Invalid, Transient
 from tests.postgres import free_port
 

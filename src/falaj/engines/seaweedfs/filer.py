@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from falaj.engines.seaweedfs import Endpoint
+from falaj.engines.seaweedfs.process import Endpoint
 from falaj.errors import Terminal, Transient
 
 #: fsync: an answered PUT is on disk. One collection: all buckets share volumes. One volume is made at a time.

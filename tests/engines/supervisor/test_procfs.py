@@ -8,7 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from falaj.engines import supervisor_procfs as procfs
+from falaj.engines.supervisor import procfs
 from tests.sites import until
 
 

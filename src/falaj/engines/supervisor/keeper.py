@@ -1,4 +1,4 @@
-"""The keeper of a site: ``python -m falaj.engines.keeper --site-dir DIR``. It restarts the supervisor when that dies.
+"""The keeper of a site (``python -m falaj.engines.supervisor.keeper --site-dir DIR``) restarts a dead supervisor.
 
 It knows nothing else, so it has next to nothing to fail at; the supervisor restarts the keeper in turn. It leaves
 once the site was asked to stop and the supervisor has.
@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from falaj.engines import supervisor_control as control
+from falaj.engines.supervisor import control
 
 LOOK_SECONDS = 0.3
 #: A supervisor that ends at once is not started again more often than this.
@@ -48,7 +48,7 @@ def _reap() -> None:
 def main() -> None:
     """Keep the supervisor of the site that ``--site-dir`` names."""
     if len(sys.argv) != 3 or sys.argv[1] != "--site-dir":
-        sys.exit("usage: python -m falaj.engines.keeper --site-dir DIR")
+        sys.exit("usage: python -m falaj.engines.supervisor.keeper --site-dir DIR")
     site = control.SiteFiles(Path(sys.argv[2]).absolute())
     site.make()
     lock = control.take_lock(site.keeper_lock)

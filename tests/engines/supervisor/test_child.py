@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from falaj.engines import supervisor_procfs as procfs
 from falaj.engines.interface import ProcessSpec
-from falaj.engines.processes import digest, encode_spec, read_record
-from falaj.engines.supervisor_child import BACKOFF_SECONDS_MAX, Child
+from falaj.engines.supervisor import procfs
+from falaj.engines.supervisor.child import BACKOFF_SECONDS_MAX, Child
+from falaj.engines.supervisor.processes import digest, encode_spec, read_record
 from tests.sites import Site, sleeper, until
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from falaj.engines import supervisor_account as accounts
+from falaj.engines.supervisor import account as accounts
 from falaj.errors import Terminal
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

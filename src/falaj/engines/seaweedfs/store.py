@@ -27,8 +27,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from falaj.engines.interface import ObjectInfo, S3Credentials
-from falaj.engines.seaweedfs import FREE_BYTES_MIN_MB, REGION, Endpoint
-from falaj.engines.seaweedfs_filer import Filer
+from falaj.engines.seaweedfs.filer import Filer
+from falaj.engines.seaweedfs.process import FREE_BYTES_MIN_MB, REGION, Endpoint
 from falaj.errors import Conflict, Denied, FalajError, Invalid, LimitExceeded, NotFound, Transient
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from falaj.engines import supervisor_logs as logs
+from falaj.engines.supervisor import logs
 
 
 def test_a_log_is_private_and_appended(tmp_path: Path) -> None:

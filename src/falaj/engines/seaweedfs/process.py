@@ -5,7 +5,7 @@ One ``weed server`` holds master, volumes, filer and S3. The metadata of the obj
 For ``app``, which takes plain values::
 
     endpoint = seaweedfs.site_endpoint(site_dir, secrets_dir)     # of the server that `falaj up` declared
-    store = SeaweedStore(endpoint)                                # in seaweedfs_store.py
+    store = SeaweedStore(endpoint)                                # in store.py
 
 For ``falaj up``::
 
@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from falaj.engines.interface import Probe, Processes, ProcessSpec
-from falaj.engines.processes import FileProcesses, replace_file
+from falaj.engines.supervisor.processes import FileProcesses, replace_file
 from falaj.errors import NotFound
 
 NAME = "seaweedfs"

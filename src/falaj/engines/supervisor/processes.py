@@ -28,8 +28,8 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any, Literal
 
-from falaj.engines import supervisor_procfs as procfs
 from falaj.engines.interface import Probe, ProcessSpec, ProcessState
+from falaj.engines.supervisor import procfs
 from falaj.errors import Conflict, Invalid, LimitExceeded, NotFound
 
 #: Ports given to purposes without a preference: below the range that Linux takes for outgoing connections (32768…).

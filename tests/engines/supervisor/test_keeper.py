@@ -8,6 +8,8 @@ import time
 
 from tests.sites import Site, until
 
+KEEPER = [sys.executable, "-m", "falaj.engines.supervisor.keeper"]
+
 
 def test_the_keeper_leaves_once_the_site_has_stopped(running_site: Site) -> None:
     running_site.stop()
@@ -17,7 +19,9 @@ def test_the_keeper_leaves_once_the_site_has_stopped(running_site: Site) -> None
 def test_a_second_keeper_leaves_at_once(running_site: Site) -> None:
     first = running_site.keeper_pid()
     done = subprocess.run(
-        [sys.executable, "-m", "falaj.engines.keeper", "--site-dir", str(running_site.folder)], timeout=20, check=False
+        [sys.executable, "-m", "falaj.engines.supervisor.keeper", "--site-dir", str(running_site.folder)],
+        timeout=20,
+        check=False,
     )
     assert done.returncode == 0
     assert running_site.keeper_pid() == first
@@ -40,7 +44,11 @@ def test_a_supervisor_that_dies_again_and_again_is_restarted_each_time(running_s
 
 def test_wrong_arguments_are_told() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "falaj.engines.keeper"], timeout=20, check=False, capture_output=True, text=True
+        [sys.executable, "-m", "falaj.engines.supervisor.keeper"],
+        timeout=20,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
     assert "usage:" in done.stderr

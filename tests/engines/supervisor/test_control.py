@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from falaj.engines import supervisor_control as control
+from falaj.engines.supervisor import control
 from tests.sites import Site, sleeper, until
 
 

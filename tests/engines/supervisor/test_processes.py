@@ -17,7 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falaj.engines.interface import Probe, ProcessSpec
-from falaj.engines.processes import PORTS, FileProcesses, StateRecord, decode_spec, digest, encode_spec, write_record
+from falaj.engines.supervisor.processes import (
+    PORTS,
+    FileProcesses,
+    StateRecord,
+    decode_spec,
+    digest,
+    encode_spec,
+    write_record,
+)
 from falaj.errors import Conflict, Invalid, NotFound
 from tests.postgres import free_port
 from tests.sites import Site, sleeper, until

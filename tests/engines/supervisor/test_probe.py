@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from falaj.engines.interface import Probe
-from falaj.engines.supervisor_probe import Prober, check
+from falaj.engines.supervisor.probe import Prober, check
 from tests.postgres import free_port
 from tests.sites import until
 

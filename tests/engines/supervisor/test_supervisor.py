@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from falaj.engines import supervisor_procfs as procfs
 from falaj.engines.interface import Probe, ProcessSpec
-from falaj.engines.processes import read_record
+from falaj.engines.supervisor import procfs
+from falaj.engines.supervisor.processes import read_record
 from tests.sites import Site, sleeper, until
 
 pytestmark = pytest.mark.timeout(90)

@@ -16,9 +16,10 @@ import psutil
 import pytest
 import urllib3
 
-from falaj.engines import postgres, seaweedfs
-from falaj.engines.seaweedfs_filer import Filer
-from falaj.engines.seaweedfs_store import SeaweedStore
+from falaj.engines import postgres
+from falaj.engines.seaweedfs import process as seaweedfs
+from falaj.engines.seaweedfs.filer import Filer
+from falaj.engines.seaweedfs.store import SeaweedStore
 from falaj.errors import LimitExceeded, NotFound, Transient
 from tests.postgres import free_port
 from tests.sites import Site, until

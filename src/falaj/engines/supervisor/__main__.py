@@ -19,11 +19,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from falaj.engines import supervisor_control as control
 from falaj.engines.interface import ProcessSpec
-from falaj.engines.processes import decode_spec, digest, read_record
-from falaj.engines.supervisor_child import Child
-from falaj.engines.supervisor_logs import rotate, write_line
+from falaj.engines.supervisor import control
+from falaj.engines.supervisor.child import Child
+from falaj.engines.supervisor.logs import rotate, write_line
+from falaj.engines.supervisor.processes import decode_spec, digest, read_record
 
 TICK_SECONDS = 0.25
 UNSETTLED_TICK_SECONDS = 0.1
@@ -148,7 +148,7 @@ class Supervisor:
         elif not control.is_locked(self._site.keeper_lock):
             self._say("the keeper is gone: starting it again")
             with suppress(OSError):
-                self._keeper_pid = control.spawn("falaj.engines.keeper", self._site)
+                self._keeper_pid = control.spawn("falaj.engines.supervisor.keeper", self._site)
 
     def _rotate_logs(self) -> None:
         bytes_max = self._site.log_bytes_max()

@@ -17,12 +17,12 @@ import subprocess
 import time
 from pathlib import Path
 
-from falaj.engines import supervisor_procfs as procfs
 from falaj.engines.interface import ProcessSpec
-from falaj.engines.processes import Phase, StateRecord, write_record
-from falaj.engines.supervisor_account import command
-from falaj.engines.supervisor_logs import last_line, open_for_append
-from falaj.engines.supervisor_probe import Prober
+from falaj.engines.supervisor import procfs
+from falaj.engines.supervisor.account import command
+from falaj.engines.supervisor.logs import last_line, open_for_append
+from falaj.engines.supervisor.probe import Prober
+from falaj.engines.supervisor.processes import Phase, StateRecord, write_record
 from falaj.errors import FalajError
 
 BACKOFF_SECONDS_MIN = 0.2
