@@ -76,6 +76,8 @@ GRACEFUL_SECONDS: Final = 10
 KEEP_ALIVE_SECONDS: Final = 75
 CONNECTIONS_MAX: Final = 2048
 METRICS_SECONDS: Final = 5.0
+#: How long control waits to see what is declared before it begins to work on it.
+SNAPSHOT_SECONDS: Final = 10.0
 GATEWAY_STATEMENT_SECONDS: Final = 15.0
 CONTROL_STATEMENT_SECONDS: Final = 30.0
 
@@ -297,7 +299,7 @@ async def control(settings: Settings) -> None:
         await stack.enter_async_context(site.database)
         if not await _until(stop, _prepared(site)):
             return
-        await _follow(site, stack)
+        await _follow(site, stack, wait_seconds=SNAPSHOT_SECONDS)  # controllers look things up in it
         metrics = ReconcileMetrics()
         reconciler = Reconciler(
             site.database,
@@ -397,9 +399,9 @@ def _control_metrics(settings: Settings) -> Path:
     return settings.site_dir / "metrics" / "control.prom"
 
 
-async def _follow(site: Site, stack: AsyncExitStack) -> None:
+async def _follow(site: Site, stack: AsyncExitStack, *, wait_seconds: float = 0) -> None:
     """Keep the snapshot fresh; while Postgres is away it waits in the background."""
-    await site.snapshot.start(wait_seconds=0)
+    await site.snapshot.start(wait_seconds=wait_seconds)
     stack.push_async_callback(site.snapshot.close)
     stack.push_async_callback(site.inference.close)
 
