@@ -191,7 +191,7 @@ async def test_when_a_key_was_used_is_written_lazily(database: Database) -> None
 async def test_known_keys_work_through_an_outage_for_a_bounded_time(own_postgres: PostgresServer) -> None:
     async with Database(own_postgres.url("postgres"), wait_seconds=2) as database:
         await migrate(database)
-        keys = Keys(database, HASH_KEY, outage_seconds_max=4.0)
+        keys = Keys(database, HASH_KEY, outage_seconds_max=6.0)
         await keys.start()
         try:
             await heard(keys)
@@ -208,7 +208,7 @@ async def test_known_keys_work_through_an_outage_for_a_bounded_time(own_postgres
                 await keys.principal(never_used)
             with pytest.raises(Denied):
                 await keys.principal(f"flj_{info.id}_{'a' * 52}")
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(6.0)
             with pytest.raises(Transient):
                 await keys.principal(secret)
             own_postgres.start()
