@@ -66,12 +66,12 @@ FROM done JOIN held USING (token) WHERE (r.kind, r.project, r.name) = (done.kind
 RETURNING done.token, r.wakes <> done.wakes AS due
 """
 
-# References of a resource that goes: those of its targets that wait for their own deletion may go now.
-_WAITING_TARGETS = """
+# What a resource that goes has referred to: a target that waits for its own deletion may go now. Whether it waits is not
+# asked here, because its deletion may be asked for at this very moment and would miss the news.
+_TARGETS = """
 SELECT t.kind, t.project, t.name FROM reference f
 JOIN unnest(%s::text[], %s::text[], %s::text[]) AS gone (kind, project, name) USING (kind, project, name)
 JOIN resource t ON (t.kind, t.project, t.name) = (f.target_kind, f.target_project, f.target_name)
-WHERE t.deletion_requested_at IS NOT NULL
 """
 
 
@@ -243,11 +243,11 @@ class Leases:
         return [f for f in held if due[f.claim.token]]
 
     async def _affected(self, connection: Connection, news: Iterable[Finished]) -> set[Key]:
-        """Who should look again: those that name what changed; for what goes, also its project and waiting targets."""
+        """Who should look again: those that name what changed; for what goes, also its project and its targets."""
         gone = [f.claim.resource.key for f in news if f.gone]
         changed = [f.claim.resource.key for f in news]
         referrers = await keys_of(connection, REFERRERS, changed)
-        targets = await keys_of(connection, _WAITING_TARGETS, gone)
+        targets = await keys_of(connection, _TARGETS, gone)
         return {*referrers, *targets, *(Key("Project", "", key.project) for key in gone if key.project)}
 
 
