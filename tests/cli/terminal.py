@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
 import select
@@ -10,6 +12,9 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import patch
+
+from falaj.cli.main import main
 
 FALAJ = [sys.executable, "-m", "falaj.cli.main"]
 
@@ -21,9 +26,34 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def run(
+    *arguments: str, env: Mapping[str, str], stdin: bytes = b"", cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """The command in this process, with pipes on all sides: what importing it costs is paid once."""
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    before = (sys.stdin, sys.excepthook)
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin))
+    try:
+        with (
+            patch.dict(os.environ, env, clear=True),
+            contextlib.chdir(cwd or "."),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            code = main(arguments)
+    finally:
+        sys.stdin, sys.excepthook = before
+    outputs = []
+    for stream in (stdout, stderr):
+        stream.flush()
+        assert isinstance(stream.buffer, io.BytesIO)
+        outputs.append(stream.buffer.getvalue())
+    return subprocess.CompletedProcess(arguments, code, *outputs)
+
+
+def run_process(
     *arguments: str, env: Mapping[str, str], stdin: bytes = b"", seconds_max: float = 60, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """The command with pipes on all sides."""
+    """The command as a process, with pipes on all sides."""
     return subprocess.run(
         [*FALAJ, *arguments], env=dict(env), input=stdin, capture_output=True, timeout=seconds_max, check=False, cwd=cwd
     )

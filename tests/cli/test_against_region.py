@@ -16,7 +16,7 @@ import boto3
 import pytest
 import yaml
 
-from tests.cli.terminal import FALAJ, on_terminal
+from tests.cli.terminal import FALAJ, on_terminal, run
 from tests.running import RunningRegion
 
 ROOT = Path(__file__).parents[2]
@@ -50,17 +50,10 @@ spec: {model: %(project)s-e5, replicas: 0}
 
 def falaj(region: RunningRegion, *arguments: str, code: int = 0, stdin: str = "") -> str:
     """What the command prints on stdout; it must end with ``code``."""
-    done = subprocess.run(
-        [*FALAJ, *arguments],
-        env=region.environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout if code == 0 or "--json" in arguments else done.stderr
+    done = run(*arguments, env=region.environment, stdin=stdin.encode())
+    stdout, stderr = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{stdout}\n{stderr}"
+    return stdout if code == 0 or "--json" in arguments else stderr
 
 
 def falaj_json(region: RunningRegion, *arguments: str, code: int = 0) -> Any:
@@ -219,7 +212,7 @@ def test_keys_open_their_project_until_they_are_revoked(region: RunningRegion, m
     theirs = {**region.environment, "FALAJ_API_KEY": made["key"]}
 
     def code(*arguments: str) -> int:
-        return subprocess.run([*FALAJ, *arguments], env=theirs, capture_output=True, timeout=60, check=False).returncode
+        return run(*arguments, env=theirs).returncode
 
     assert code("get", f"bucket/{manifests.stem}/papers") == 0
     assert code("get", "bucket/other/papers") == 3, "it is not said whether another project has it"
@@ -276,6 +269,36 @@ def test_the_catalogue(region: RunningRegion) -> None:
     assert rows["qwen2.5-coder-1.5b-instruct"]["size_bytes"] == 1_117_320_768
     told = falaj(region, "models", "pull", "qwen2.5-coder-0.5b-instrut", code=2)
     assert "qwen2.5-coder-0.5b-instruct" in told
+
+
+@pytest.mark.model
+def test_an_agent_over_a_folder(serving: RunningRegion, manifests: Path, tmp_path: Path) -> None:
+    project = manifests.stem
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "fees.md").write_text("# Fees\n\nThe fee for a replacement card is 25 dirhams.\n")
+    text = manifests.read_text().replace("embedding: e5", "embedding: system/e5")
+    agent = {"apiVersion": "falaj/v1", "kind": "Agent", "metadata": {"project": project, "name": "helper"}}
+    agent["spec"] = {"endpoint": "system/chat", "knowledge": ["papers"]}
+    manifests.write_text(f"{text}---\n{json.dumps(agent)}\n")
+    falaj(serving, "apply", "-f", str(manifests))
+    falaj(serving, "wait", f"bucket/{project}/papers")
+    falaj(serving, "objects", "put", str(tmp_path / "docs"), "-b", "papers", "-p", project)
+    falaj(serving, "wait", f"kb/{project}/papers", f"agent/{project}/helper", "--timeout", "3m")
+    question = "What is the fee for a replacement card?"
+    answer = falaj_json(serving, "ask", "helper", question)
+    assert set(answer) == {"answer", "citations", "refused", "model", "site", "usage", "seconds"}
+    assert "25" in answer["answer"]
+    (citation, *_) = answer["citations"]
+    assert set(citation) == {"document", "heading", "quote", "start", "end"}
+    assert citation["document"].endswith("fees.md")
+    assert (answer["model"], answer["site"]) == ("qwen2.5-coder-0.5b-instruct", "local-a")
+    environment = {**serving.environment, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "200"}
+    code, shown = on_terminal("ask", "helper", question, env=environment, seconds_max=120)
+    assert code == 0, shown
+    assert "25" in shown
+    assert "fees.md › Fees" in shown
+    assert "qwen2.5-coder-0.5b-instruct · local-a · " in shown
+    assert falaj(serving, "ask", "nobody", question, code=3)
 
 
 @pytest.mark.parametrize("folder", ["handbook", "own-folder"])

@@ -7,7 +7,7 @@ import pytest
 from falaj.cli.completion import SHELLS, names, resource_words
 from falaj.cli.session import Session
 from tests.cli.scripted import answer, scripted
-from tests.cli.terminal import environment, run
+from tests.cli.terminal import environment, run, run_process
 from tests.cli.test_client import free_port
 from tests.cli.test_session import KINDS, item
 
@@ -40,7 +40,7 @@ def test_every_shell_has_a_script(shell: str, tmp_path: Path) -> None:
 
 def complete(words: str, env: dict[str, str]) -> list[str]:
     count = len(words.split(" ")) - 1
-    told = run(env={**env, "_FALAJ_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)})
+    told = run_process(env={**env, "_FALAJ_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)})
     assert told.returncode == 0, told.stderr
     return [line.partition(",")[2] for line in told.stdout.decode().split()]
 

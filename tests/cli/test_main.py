@@ -17,7 +17,7 @@ import pytest
 from falaj import errors
 from falaj.cli.main import COMMANDS, falaj
 from tests.cli.scripted import answer, scripted
-from tests.cli.terminal import FALAJ, environment, on_terminal, run
+from tests.cli.terminal import FALAJ, environment, on_terminal, run, run_process
 from tests.cli.test_client import free_port
 
 KEY = {"FALAJ_API_KEY": "flj_a_b"}
@@ -43,7 +43,7 @@ def test_help_costs_less_than_a_third_of_a_second(env: dict[str, str]) -> None:
     costs = []  # processor time: what the machine does besides is not the command's
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run("--help", env=env).returncode == 0
+        assert run_process("--help", env=env).returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         costs.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(costs) < 0.3, costs
@@ -166,11 +166,11 @@ def test_ctrl_c_is_quiet(env: dict[str, str]) -> None:
 def test_a_defect_is_a_sentence_and_a_trace_only_when_asked_for(env: dict[str, str]) -> None:
     with scripted(answer(200, {"surprise": 1})) as server:
         env["FALAJ_URL"] = server.url
-        told = run("keys", "list", env=env)
+        told = run_process("keys", "list", env=env)
         assert told.returncode == 1
         assert b"Traceback" not in told.stderr
         assert b"FALAJ_DEBUG=1" in told.stderr
-        told = run("keys", "list", env={**env, "FALAJ_DEBUG": "1"})
+        told = run_process("keys", "list", env={**env, "FALAJ_DEBUG": "1"})
         assert told.returncode == 1
         assert b"Traceback" in told.stderr
 
@@ -178,7 +178,9 @@ def test_a_defect_is_a_sentence_and_a_trace_only_when_asked_for(env: dict[str, s
 def test_output_is_utf8_in_any_locale(env: dict[str, str]) -> None:
     item = {"id": "1", "name": "مفتاح", "project": None, "created_at": "2026-01-01T00:00:00Z"}
     with scripted(answer(200, {"items": [item]})) as server:
-        told = run("keys", "list", env={**env, "FALAJ_URL": server.url, "PYTHONIOENCODING": "latin-1", "LC_ALL": "C"})
+        told = run_process(
+            "keys", "list", env={**env, "FALAJ_URL": server.url, "PYTHONIOENCODING": "latin-1", "LC_ALL": "C"}
+        )
     assert told.returncode == 0, told.stderr
     assert "مفتاح" in told.stdout.decode("utf-8")
 
@@ -202,11 +204,11 @@ def test_errors_are_not_coloured_where_nobody_wants_it(env: dict[str, str]) -> N
 
 def test_wrong_settings_are_told_by_name(env: dict[str, str], tmp_path: Path) -> None:
     del env["FALAJ_URL"]
-    told = run("get", "buckets", env={**env, "FALAJ_PORT": "seven"})
+    told = run_process("get", "buckets", env={**env, "FALAJ_PORT": "seven"})
     assert told.returncode == 2
     assert b"FALAJ_PORT" in told.stderr
     (tmp_path / "falaj.toml").write_text("prot = 3\n")
-    told = run("get", "buckets", env=env)
+    told = run_process("get", "buckets", env=env)
     assert told.returncode == 2
     assert b"did you mean 'port'" in told.stderr
 

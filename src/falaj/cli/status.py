@@ -13,6 +13,7 @@ from falaj.engines.supervisor.processes import FileProcesses
 from falaj.errors import Transient
 
 _SECONDS_MAX = 10.0
+_MESSAGE_CHARACTERS_MAX = 160
 
 
 @click.command()
@@ -71,7 +72,7 @@ def show(out: Output, seen: dict[str, Any]) -> None:
                 engine["pid"],
                 engine["port"],
                 engine.get("restarts", 0),
-                engine.get("message"),
+                engine.get("message", "")[:_MESSAGE_CHARACTERS_MAX],
             )
             for engine in site["engines"]
         ]
