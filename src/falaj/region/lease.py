@@ -66,8 +66,8 @@ FROM done JOIN held USING (token) WHERE (r.kind, r.project, r.name) = (done.kind
 RETURNING done.token, r.wakes <> done.wakes AS due
 """
 
-# What a resource that goes has referred to: a target that waits for its own deletion may go now. Whether it waits is not
-# asked here, because its deletion may be asked for at this very moment and would miss the news.
+# What a resource that goes has referred to: a target that waits for its own deletion may go now. Whether it waits is
+# not asked here, because its deletion may be asked for at this very moment and would miss the news.
 _TARGETS = """
 SELECT t.kind, t.project, t.name FROM reference f
 JOIN unnest(%s::text[], %s::text[], %s::text[]) AS gone (kind, project, name) USING (kind, project, name)
