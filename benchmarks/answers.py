@@ -85,10 +85,10 @@ def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float | int]]:
 
 
 def show(table: dict[str, dict[str, float | int]]) -> None:
-    """The figures as a table on standard error."""
-    shown = Table("language", *next(iter(table.values())))
-    for language, figures in table.items():
-        shown.add_row(language, *(str(value) for value in figures.values()))
+    """The figures as a table on standard error, a language a column."""
+    shown = Table("", *table)
+    for name in next(iter(table.values())):
+        shown.add_row(name.replace("_", " "), *(str(figures[name]) for figures in table.values()))
     Console(stderr=True).print(shown)
 
 
