@@ -51,12 +51,12 @@ run: install ## Start a region and ask an agent about the handbook in three lang
 	$(FALAJ) apply -f examples/handbook/
 	$(FALAJ) models pull $(MODEL)
 	$(FALAJ) wait knowledgebase/handbook/handbook endpoint/system/$(MODEL) agent/handbook/handbook --timeout 15m
-	$(FALAJ) ask handbook "How many replicas does an endpoint run by default?"
-	$(FALAJ) ask handbook "أين تُحفظ حالة المنطقة؟"
+	$(FALAJ) ask handbook "What is a region?"
+	$(FALAJ) ask handbook "من يستطيع الوصول إلى المنطقة الجديدة؟"
 	$(FALAJ) ask handbook "Comment révoquer une clé d'API ?"
 	$(FALAJ) status
 	@printf '%s\n' '' 'The region runs. Use it:' \
-	  '  $(FALAJ) ask handbook "What is a falaj region?"' \
+	  '  $(FALAJ) ask handbook "How do I make an API key?"' \
 	  '  $(FALAJ) apply -f examples/own-folder/      an agent over a folder of your own: the file says how' \
 	  '  $(FALAJ) --help                             everything else; docs/guides/cli.md has an example of each' \
 	  'OpenAI clients: the address above and /v1, a key from `$(FALAJ) keys create --name NAME`, the model agent/handbook' \
