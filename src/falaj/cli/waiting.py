@@ -18,7 +18,7 @@ from falaj.cli.completion import RESOURCE
 from falaj.cli.options import DURATION
 from falaj.cli.output import Output
 from falaj.cli.session import Reference, Session, with_session
-from falaj.cli.text import duration, size
+from falaj.cli.text import duration, plain, size
 from falaj.errors import NotFound, Terminal, Transient
 
 READY, DELETED = "Ready", "deleted"
@@ -233,7 +233,7 @@ class Display:
             done = total
         elif total is not None and done >= total:
             done = total - 1e-3  # everything is counted, but the condition does not hold yet
-        progress.update(self._tasks[item.reference], total=total, completed=done, state=_line(item, counted))
+        progress.update(self._tasks[item.reference], total=total, completed=done, state=plain(_line(item, counted)))
 
     def _draw_sum(self, progress: Progress, seen: Sequence[Seen]) -> None:
         reached = sum(item.reached(self._goal) for item in seen)
