@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -27,6 +28,10 @@ from tests.seaweed import SeaweedServer
 KINDS = KindTable([SITE, PROJECT, BUCKET, MODEL, ENDPOINT, KNOWLEDGE_BASE, AGENT])
 
 _numbers = itertools.count(1)
+
+# A shell starts background jobs with these ignored, and whatever the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

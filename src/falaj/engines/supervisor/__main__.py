@@ -191,6 +191,7 @@ def main() -> None:
     # A machine that shuts down says SIGTERM: the same as `falaj down`.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: site.stop_file.touch())
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's background job ignores it, and children would too
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     write_line(site.logs / "supervisor.log", f"supervisor started (pid {os.getpid()})")
     try:
