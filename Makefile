@@ -74,7 +74,7 @@ format: $(DEV_STAMP) ## Format the code and sort imports
 	$(BIN)/ruff format src tests benchmarks
 
 test: $(DEV_STAMP) ## The whole test suite, against the real engines
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 clean: ## Remove the virtual environment and every cache (not a region's data)
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
