@@ -242,7 +242,7 @@ def test_the_status_of_a_region_that_runs(region: RunningRegion) -> None:
 
 def test_events_are_followed_as_they_happen(region: RunningRegion, manifests: Path) -> None:
     process = subprocess.Popen(
-        [*FALAJ, "events", "-f", "-n", "0", "--json"],
+        [*FALAJ, "events", "-f", "-n", "200", "--json"],
         env=region.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
