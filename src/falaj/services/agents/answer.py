@@ -24,12 +24,9 @@ from falaj.services.agents.grounding import invented_figures, quote
 from falaj.services.agents.kinds import AgentSpec
 from falaj.services.knowledge.kinds import endpoint_key
 from falaj.services.knowledge.language import detect
-from falaj.services.knowledge.retrieval import Passage, Retriever
+from falaj.services.knowledge.retrieval import QUERY_CHARACTERS_MAX, Passage, Retriever
 from falaj.services.models.gateway import Gateway
 from falaj.trust.identity import Principal
-
-QUESTION_CHARACTERS_MAX = 2000
-"""A longer question is refused: it would push the passage out of a small model's context."""
 
 #: Enough of the first token's alternatives to weigh every spelling of yes and no.
 _TOP_TOKENS = 20
@@ -180,9 +177,9 @@ class Answerer:
         text = question.strip()
         if not text:
             raise Invalid("the question is empty", where="question", hint="ask something")
-        if len(text) > QUESTION_CHARACTERS_MAX:
+        if len(text) > QUERY_CHARACTERS_MAX:
             raise LimitExceeded(
-                f"the question has {len(text)} characters; at most {QUESTION_CHARACTERS_MAX} are read",
+                f"the question has {len(text)} characters; at most {QUERY_CHARACTERS_MAX} are read",
                 where="question",
                 hint="shorten it, or put long material into a knowledge base",
             )
